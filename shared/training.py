@@ -33,8 +33,8 @@ def replicate(
 ):
     """Run `experiment(seed=seed, **setting)` for every setting and every seed in parallel, and tabulate the results.
 
-    experiment: returns a dict of numbers, strings, lists, arrays or tensors. It may be defined in a notebook. What it
-        refers to travels with every run, so let it load large data itself: `shared.datasets` reads a set once a process.
+    experiment: returns a dict of numbers, strings, lists, arrays or tensors. It may be defined in a notebook; what
+        it refers to travels with every run, so let it load large data itself (`shared.datasets` reads a set once).
     settings: dicts of keyword arguments, or one dict of lists, which stands for all their combinations.
     seeds: different whole numbers; Python, NumPy and torch are seeded with each before its run.
     workers: processes; -1 for one a core. Each run has one thread and a random state of its own, so the numbers do not
