@@ -15,7 +15,7 @@ RUN_MIME = "application/vnd.unrolled.run+json"  # written by shared.runtime.repo
 
 
 def chapter_paths(number: str | None = None) -> list[Path]:
-    """The notebooks in reading order, or only the one whose number or name is given ("01", "1" or "01-backpropagation").
+    """The notebooks in reading order, or only the one of that number ("01" or "1") or name ("01-backpropagation").
 
     Raises SystemExit with a sentence if no chapter has that number.
     """
@@ -24,7 +24,9 @@ def chapter_paths(number: str | None = None) -> list[Path]:
         return paths
     chosen = [p for p in paths if p.stem == number or p.stem[:2] == number.zfill(2)]
     if not chosen:
-        raise SystemExit(f"There is no chapter {number!r}; there are: {', '.join(p.stem for p in paths) or 'none yet'}.")
+        raise SystemExit(
+            f"There is no chapter {number!r}; there are: {', '.join(p.stem for p in paths) or 'none yet'}."
+        )
     return chosen
 
 
