@@ -249,7 +249,7 @@ def load(name: str, *, fallback: str | None = None) -> Dataset:
 
 
 def _fallbacks(name: str) -> list[str]:
-    return [other for other in SETS if other not in REGISTRY and other != name and SETS[other][2] is SETS[name][2]]
+    return [other for other in SETS if other not in REGISTRY and SETS[other][2] is SETS[name][2]]
 
 
 @functools.cache  # the folders are arguments so that a change of an environment variable is noticed
