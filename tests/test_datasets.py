@@ -237,13 +237,14 @@ def test_two_processes_may_fetch_at_once(mirror, cache):
         "from shared import datasets\n"
         f"file = datasets.File({PLACE!r}, {hashlib.sha256(GOOD).hexdigest()!r}, ({mirror.url('together')!r},))\n"
         "datasets.REGISTRY['tinyshakespeare'] = (file,)\n"
+        "datasets.TIMEOUT = 60  # the first to ask waits until the second has started\n"
         "print(datasets.load('tinyshakespeare').text, end='')"
     )
     put(cache, BAD)  # the harder case: both also find a copy to replace
     processes = [
         subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE) for _ in range(2)
     ]
-    assert [process.communicate(timeout=60)[0] for process in processes] == [GOOD.decode()] * 2
+    assert [process.communicate(timeout=120)[0] for process in processes] == [GOOD.decode()] * 2
     assert len(mirror.requests) == 2
     assert contents(cache) == {PLACE: GOOD}
 
