@@ -262,12 +262,17 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         ("mnist", "topics", "must be 'digits'"),
         ("tinyshakespeare", "mnist", "must be 'topics'"),
         ("names", "topics", "must be None"),
-        ("digits", "digits", "must be None"),
+        ("chorales", "chorales", "must be None"),
     ],
 )
 def test_an_unfit_fallback_is_refused_even_where_it_is_not_needed(name, fallback, said):
     with pytest.raises(ValueError, match=said):
         datasets.load(name, fallback=fallback)
+
+
+def test_an_embedded_set_may_be_its_own_fallback():
+    """So that a chapter can name its data set and its fallback, and be pointed at the fallback by a parameter."""
+    assert datasets.load("digits", fallback="digits") is datasets.load("digits")
 
 
 def test_digits_are_split_by_writer():
