@@ -38,7 +38,8 @@ def replicate(
     settings: dicts of keyword arguments, or one dict of lists, which stands for all their combinations.
     seeds: different whole numbers; Python, NumPy and torch are seeded with each before its run.
     workers: processes; -1 for one a core. Each run has one thread and a random state of its own, so the numbers do not
-        depend on `workers`, nor on the backend: inside `joblib.parallel_config(backend="dask")` a cluster runs them.
+        depend on `workers`, nor on the backend: inside `joblib.parallel_config(backend="dask")` a cluster runs them
+        (where Dask's own threads draw from Python's `random` as well: there, draw from torch or NumPy).
 
     Returns a pandas DataFrame with a row for each setting and seed, in that order, and columns for the setting, `seed`
     and the results. Raises ExperimentFailed as soon as a run fails, RuntimeError if a worker process dies, and
