@@ -65,7 +65,7 @@ def ledger_page(chapters: dict) -> str:
     meanings = "\n".join(f"- {sign} **{verdict}**: {meaning};" for verdict, (sign, meaning) in VERDICTS.items())
     parts = [
         DO_NOT_EDIT,
-        "# The ledger of claims",
+        "# The ledger",
         "Every chapter tests what its sources say. Each row below is one claim, what the source reports for it, and "
         "what the runs stored in this book measured. A verdict is computed from the measurement, never typed in:",
         meanings[:-1] + ".",
@@ -79,7 +79,7 @@ def ledger_page(chapters: dict) -> str:
                 claim["source"],
                 claim["reported"],
                 f"{claim['measured']['summary']}; asked for: {claim['condition']}",
-                f"{VERDICTS[claim['verdict']][0]} {claim['verdict']}",
+                f"{VERDICTS[claim['verdict']][0]}&nbsp;{claim['verdict']}",
             ]
             for claim in claims(notebook)
         ]
@@ -106,7 +106,7 @@ def status_page(chapters: dict) -> str:
         )
     parts = [
         DO_NOT_EDIT,
-        "# When and where each chapter ran",
+        "# The runs",
         "The outputs in this book come from the runs below, at the settings shown in each chapter's parameters cell. "
         "A chapter is refused by the tests when its code, or the code of `shared` that it uses, is no longer the code "
         "that ran.",
