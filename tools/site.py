@@ -9,6 +9,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import re
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from tools.check import colab
 
 SITE = ROOT / "_build" / "html"
 
-# What a browser fetches by itself when it opens a page, as (tag, attribute); the rest are links that a reader may follow.
+# What a browser fetches by itself when it opens a page, as (tag, attribute); the rest a reader may follow or not.
 FETCHED = {
     *((tag, "src") for tag in ("script", "img", "iframe", "source", "video", "audio", "embed", "track", "input")),
     *((tag, "srcset") for tag in ("img", "source")),
@@ -110,9 +111,7 @@ def check_links(site: Path, pages: dict[Path, Page]) -> Iterator[str]:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
-            target = path
-            if parts.path:
-                target = Path(*(site / path.parent / unquote(parts.path)).resolve().relative_to(site.resolve()).parts)
+            target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
             if not (site / target).is_file():
                 yield f"{path}: the link {link} leads nowhere"
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids:
@@ -147,7 +146,8 @@ def check_chapters(site: Path, pages: dict[Path, Page], root: Path) -> Iterator[
             text = letters("".join(where.text))
             for claim in claims(notebook):
                 if letters(claim["text"]) not in text:
-                    yield f"{name}: the claim {claim['id']!r} is missing from {'its page' if where is page else 'the ledger'}"
+                    which = "its page" if where is page else "the ledger"
+                    yield f"{name}: the claim {claim['id']!r} is missing from {which}"
 
 
 def problems(site: Path, root: Path = ROOT) -> list[str]:
