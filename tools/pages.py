@@ -172,7 +172,7 @@ def generated(root: Path = ROOT) -> Iterator[tuple[Path, str | bytes | None]]:
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
     wrong = []
-    for path, content in generated(root):
+    for path, content in list(generated(root)):  # all or nothing: an error shows before anything is written
         wanted = content.encode() if isinstance(content, str) else content
         if (path.read_bytes() if path.exists() else None) == wanted:
             continue
