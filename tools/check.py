@@ -169,7 +169,7 @@ def check_links(notebook, path: Path, root: Path) -> Iterator[str]:
         for target in (next(filter(None, groups)) for groups in LINK.findall(MATH.sub("$", text))):
             own = re.match(r"https?://(?:www\.)?(?:raw\.)?github(?:usercontent)?\.com/([\w.-]+)/([\w.-]+)", target)
             slug = own.groups() if own else ()
-            if "colab.research.google.com" in target:
+            if "colab.research.google.com/github/" in target:
                 opened.append(target)
             elif slug and slug != (owner, name) and (slug[1] == name or "/".join(slug) in DEFAULT_ADDRESS):
                 yield f"a link to the book must begin with {address}: {target!r}"

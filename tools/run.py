@@ -40,7 +40,7 @@ def kernel_class(environment: dict[str, str]) -> type:
 
     class ThisPython(KernelSpecManager):
         def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
             return KernelSpec(argv=command, env=environment, display_name="Python 3", language="python")
 
     class Kernel(AsyncKernelManager):
@@ -76,7 +76,8 @@ def execute(path: Path, notebook, overrides: dict, root: Path = ROOT):
     if unknown:
         names = ", ".join(sorted(unknown))
         raise ChapterError(f"chapters/quick.yaml sets {names} for {path.stem}, whose parameters cell has no such name.")
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    for name in ("papermill", "asyncio"):  # they report at length what is said here in a sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="unrolled-", ignore_cleanup_errors=True) as name:
         folder, partial = Path(name), Path(name, "partial.ipynb")
         (folder / "here").mkdir()
@@ -251,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, flush=True)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted: nothing was changed. Run the same command to begin again.", flush=True)
+        print(f"\nInterrupted: nothing was changed in {path.stem}; the same command begins it again.", flush=True)
         return 130
     if not ran:
         print("Chapters are up to date" if options.stale else "There are no chapters yet.")

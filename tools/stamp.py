@@ -39,7 +39,7 @@ def code_hash(notebook) -> str:
 
 def output_hash(notebook) -> str:
     """SHA-256 of all stored outputs, so that one edited by hand, or made by another run, is noticed."""
-    outputs = [[dict(output, execution_count=None) for output in cell.outputs] for cell in code_cells(notebook)]
+    outputs = [dict(output, execution_count=None) for cell in code_cells(notebook) for output in cell.outputs]
     return digest(json.dumps(outputs, sort_keys=True))
 
 

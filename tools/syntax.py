@@ -36,12 +36,13 @@ def is_text(node) -> bool:
 
 
 def merged(values: list) -> list:
-    """The parts of an f-string with neighbouring literals joined: Python versions cut them differently."""
+    """The parts of an f-string with neighbouring literals joined and none empty: Python versions cut them differently."""
     parts = []
     for value in values:
         if isinstance(value, ast.Constant) and parts and isinstance(parts[-1], ast.Constant):
             value = ast.Constant(parts.pop().value + value.value)
-        parts.append(value)
+        if not (isinstance(value, ast.Constant) and value.value == ""):
+            parts.append(value)
     return parts
 
 
@@ -106,7 +107,8 @@ class Module:
             names = [part.id for part in parts if isinstance(part, ast.Name)] if _all_names(parts) else []
         elif not is_text(statement):  # an import, or an `if` or `try` that may hold one
             for name, path, _ in imports([statement], self.package):
-                self.definitions.setdefault(name, []).append(path)
+                if name != "*":
+                    self.definitions.setdefault(name, []).append(path)
         for name in names:
             self.definitions.setdefault(name, []).append(statement)
         if not names and not is_text(statement) and not isinstance(statement, (ast.Import, ast.ImportFrom)):
@@ -165,6 +167,8 @@ class Reach:
     def run(self, path: str) -> None:
         """Count what importing every module along a dotted path executes."""
         parts = path.split(".")
+        if parts[-1] == "*":
+            self.path(parts)
         for end in range(1, len(parts) + 1):
             module = self.module(".".join(parts[:end]))
             if module and self._first("run", module.name):
