@@ -49,8 +49,8 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.fetched: list[str] = []
         self.images: list[dict] = []
-        self.text: list[str] = []
-        self.inside: list[str] = []  # the innermost open <script> or <style>, if any
+        self.text: list[str] = []  # without code
+        self.inside: list[str] = []  # the open elements whose text is code
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -67,7 +67,7 @@ class Page(HTMLParser):
             self.links.append(attributes["href"])
         if tag == "img":
             self.images.append(attributes)
-        if tag in ("script", "style"):
+        if tag in ("script", "style", "pre"):
             self.inside.append(tag)
 
     def handle_endtag(self, tag):
@@ -79,7 +79,7 @@ class Page(HTMLParser):
             self.text.append(data)
         elif self.inside[-1] == "style":
             self.fetched += outside_in_css(data)
-        else:
+        elif self.inside[-1] == "script":
             self.fetched += [match.group().strip("'\"") for match in SCRIPT_FETCH.finditer(data)]
 
 
