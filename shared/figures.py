@@ -8,7 +8,15 @@ import numpy as np
 from shared.training import interval
 
 # Okabe and Ito's colours, distinguishable with every common form of colour blindness (without their yellow, too pale for lines).
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#6E6E6E"
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#6E6E6E",
+)
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)
 HALF, FULL = 3.6, 7.2  # inches: a figure is FULL wide; HALF is for one panel of two
 DPI = 180
@@ -59,16 +67,20 @@ def band(ax, x, runs, label: str | None = None, color=None, **line):
     return drawn
 
 
-def floor(ax, value: float, name: str, axis: str = "y") -> None:
+def floor(ax, value: float, name: str, axis: str = "y", side: str = "left") -> None:
     """Draw a thin named line at a value known from theory: the best possible loss, a predicted rate, a threshold.
 
-    `axis` is the axis on which the value lies: "y" gives a horizontal line, "x" a vertical one.
+    `axis` is the axis on which the value lies: "y" gives a horizontal line, with its name at the `side` "left" or "right"; "x" gives
+    a vertical one, with its name at the top.
     """
     style = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1}
     text = {"color": GREY, "fontsize": 8, "textcoords": "offset points"}
     if axis == "y":
         ax.axhline(value, **style)
-        ax.annotate(name, (0, value), xycoords=("axes fraction", "data"), xytext=(3, 3), va="bottom", **text)
+        x, shift = (0, 3) if side == "left" else (1, -3)
+        ax.annotate(
+            name, (x, value), xycoords=("axes fraction", "data"), xytext=(shift, 3), ha=side, va="bottom", **text
+        )
     else:
         ax.axvline(value, **style)
         ax.annotate(name, (value, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), va="top", **text)

@@ -72,7 +72,9 @@ class Condition:
     text: str
 
     def __bool__(self):
-        raise TypeError("a condition is neither true nor false before it is a claim; for two bounds write x.between(low, high)")
+        raise TypeError(
+            "a condition is neither true nor false before it is a claim; for two bounds write x.between(low, high)"
+        )
 
     @property
     def verdict(self) -> str:
@@ -93,7 +95,9 @@ def over_seeds(values, unit: str = "", data: str = "") -> Measured:
     if array.ndim != 1:
         raise ValueError(f"measured values must have one dimension, the seeds (got shape {array.shape})")
     if array.size < MINIMUM_SEEDS:
-        raise ValueError(f"a claim needs at least {MINIMUM_SEEDS} seeds (got {array.size}); for a result without chance use ledger.exact")
+        raise ValueError(
+            f"a claim needs at least {MINIMUM_SEEDS} seeds (got {array.size}); for a result without chance use ledger.exact"
+        )
     if not np.isfinite(array).all():
         bad = [i for i, x in enumerate(array) if not math.isfinite(x)]
         raise ValueError(f"measured values must be finite (seed number {bad[0]} gave {array[bad[0]]})")
@@ -112,7 +116,9 @@ def exact(value, unit: str = "", data: str = "") -> Measured:
     return Measured((number,), number, number, number, unit, data, exact=True)
 
 
-def claim(id: str, text: str, *, source: str, reported: str, measured: Measured, holds: Condition, quick: bool = False) -> None:
+def claim(
+    id: str, text: str, *, source: str, reported: str, measured: Measured, holds: Condition, quick: bool = False
+) -> None:
     """Enter a claim of a source, and what this run says of it, in the chapter's ledger, and show it.
 
     `text` is the claim as a sentence; `source` says whose it is and `reported` what they report ("no number" if none).
@@ -152,6 +158,11 @@ def verdict(id: str) -> str:
     return _claims[id]["verdict"]
 
 
+def ids() -> list[str]:
+    """The ids of this chapter's claims, in the order in which they were made."""
+    return list(_claims)
+
+
 def measured(id: str) -> str:
     """What was measured for a claim made earlier in this chapter, in words. Raises KeyError if there is none with that id."""
     return _claims[id]["measured"]["summary"]
@@ -178,7 +189,12 @@ def difference(ours, reference) -> float:
 
     Both arguments are tensors, arrays or numbers of one shape, or sequences of such. Raises ValueError if the shapes differ.
     """
-    if isinstance(ours, Sequence) and isinstance(reference, Sequence) and len(ours) == len(reference) and not _numbers(ours):
+    if (
+        isinstance(ours, Sequence)
+        and isinstance(reference, Sequence)
+        and len(ours) == len(reference)
+        and not _numbers(ours)
+    ):
         return max(difference(a, b) for a, b in zip(ours, reference, strict=True))
     a, b = _array(ours), _array(reference)
     if a.shape != b.shape:
@@ -194,7 +210,9 @@ def agree(what: str, ours, reference, *, tolerance: float = 1e-10) -> None:
     """
     gap = difference(ours, reference)
     if not gap <= tolerance:
-        raise AssertionError(f"{what} do not agree: they differ by {gap:.1e} of the largest value, more than {tolerance:.0e}")
+        raise AssertionError(
+            f"{what} do not agree: they differ by {gap:.1e} of the largest value, more than {tolerance:.0e}"
+        )
     print(f"{what} agree {'exactly' if gap == 0 else f'to {_round_up(gap):.0e}'}.")
 
 

@@ -34,7 +34,9 @@ def momentum_step(answer):
                 raise Wrong(f"your function altered its argument `{name}` in place; make new arrays instead.")
         w, change, gradient = given
         if np.shape(new_w) != w.shape or np.shape(new_change) != w.shape:
-            raise Wrong(f"weights and change should have shape {w.shape}; yours have {np.shape(new_w)} and {np.shape(new_change)}.")
+            raise Wrong(
+                f"weights and change should have shape {w.shape}; yours have {np.shape(new_w)} and {np.shape(new_change)}."
+            )
         right = alpha * change - (1 - alpha) * eta * gradient
         if not _same(new_change, right):
             if _same(new_change, alpha * change - eta * gradient):
@@ -48,10 +50,14 @@ def momentum_step(answer):
         if not _same(new_w, w + right):
             if _same(new_w, w + change):
                 raise Wrong("the weights should move by the *new* change; you added the old one.")
-            raise Wrong(f"the change is right, but the new weights are off by {_off(new_w, w + right):.0%}; add the new change to w.")
+            raise Wrong(
+                f"the change is right, but the new weights are off by {_off(new_w, w + right):.0%}; add the new change to w."
+            )
 
 
-@checker("1.2", "Probabilities minus targets, divided by the number of examples: the most useful gradient in this book.")
+@checker(
+    "1.2", "Probabilities minus targets, divided by the number of examples: the most useful gradient in this book."
+)
 def logit_gradient(answer):
     """`answer(logits, labels)` returns the gradient of the mean cross-entropy, shape (examples, classes)."""
     for _ in range(CASES):
@@ -62,11 +68,15 @@ def logit_gradient(answer):
         (right,) = torch.autograd.grad(loss, logits)
         ours = torch.as_tensor(answer(logits.detach().clone(), labels.clone()))
         if ours.shape != right.shape:
-            raise Wrong(f"the gradient should have the logits' shape {tuple(right.shape)}; yours is {tuple(ours.shape)}.")
+            raise Wrong(
+                f"the gradient should have the logits' shape {tuple(right.shape)}; yours is {tuple(ours.shape)}."
+            )
         if _same(ours, right):
             continue
         if _same(ours, n * right):
-            raise Wrong(f"your gradient is {n} times too large for {n} examples: did you sum over the batch where the loss takes a mean?")
+            raise Wrong(
+                f"your gradient is {n} times too large for {n} examples: did you sum over the batch where the loss takes a mean?"
+            )
         if _same(ours, -right):
             raise Wrong("every sign is reversed: it is probabilities minus targets.")
         if _same(ours, torch.softmax(logits.detach(), 1) / n):
@@ -76,7 +86,9 @@ def logit_gradient(answer):
         raise Wrong(f"the gradient is off by {_off(ours, right):.0%} of its largest entry.{hint}")
     large = torch.tensor([[1000.0, 0.0]], dtype=torch.float64)
     if not torch.isfinite(torch.as_tensor(answer(large, torch.tensor([1])))).all():
-        raise Wrong("right for moderate logits, but a logit of 1000 gives NaN: subtract each row's largest logit before exp.")
+        raise Wrong(
+            "right for moderate logits, but a logit of 1000 gives NaN: subtract each row's largest logit before exp."
+        )
 
 
 @checker("1.3", "Both pullbacks are right, and adjoints of repeated values are summed.")
@@ -93,7 +105,9 @@ def divide_pullbacks(answer):
         for_a, for_b = result
         every = -adjoint * a / b**2
         if np.shape(for_a) != a.shape or not _same(for_a, adjoint / b):
-            raise Wrong("the adjoint of a is not right yet: c grows by 1/b for each unit of a, so a receives adjoint / b.")
+            raise Wrong(
+                "the adjoint of a is not right yet: c grows by 1/b for each unit of a, so a receives adjoint / b."
+            )
         if np.shape(for_b) == a.shape:
             raise Wrong(
                 f"b has shape {b.shape} and its adjoint must too; yours is {np.shape(for_b)}. Each entry of b was used {rows} times: "
@@ -124,10 +138,16 @@ def largest_stable_step(answer):
         if abs(ours / right - 1) < 0.01:
             continue
         for factor, reason in [
-            (0.5, "you return 1/L, the step that is fastest along the steepest direction; steps stay stable up to 2/L."),
+            (
+                0.5,
+                "you return 1/L, the step that is fastest along the steepest direction; steps stay stable up to 2/L.",
+            ),
             (eigenvalues.max() ** 2, "you return 2L: the bound is 2 divided by the largest eigenvalue."),
             (eigenvalues.max() ** 2 / 2, "you return the largest eigenvalue itself; the step is 2 divided by it."),
-            (eigenvalues.max() / eigenvalues.sum(), "you divide by the sum of the eigenvalues (the trace), not by the largest."),
+            (
+                eigenvalues.max() / eigenvalues.sum(),
+                "you divide by the sum of the eigenvalues (the trace), not by the largest.",
+            ),
         ]:
             if abs(ours / right / factor - 1) < 0.01:
                 raise Wrong(reason)
