@@ -1,11 +1,13 @@
 """Replication: the same numbers wherever they are computed, and errors that say which run; intervals; tuning."""
 
+import contextlib
 import math
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +126,13 @@ def test_the_callers_state_is_left_alone():
     assert draws() == expected
 
 
+def test_torch_has_one_thread_by_its_own_switch(monkeypatch):
+    """Where torch does not use the OpenMP that threadpoolctl finds, only this holds it."""
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", contextlib.nullcontext)
+    table = replicate(lambda seed: {"threads": torch.get_num_threads()}, {}, [0], **QUIETLY)
+    assert table["threads"].tolist() == [1]
+
+
 def test_the_order_does_not_depend_on_which_run_ends_first():
     with joblib.parallel_config(backend="threading"):
         table = replicate(late_first, {"wait": [0.3, 0]}, [0, 1], workers=2, progress=False)
@@ -147,7 +156,6 @@ def test_progress_goes_to_stderr(capsys):
 def fail(seed, rate):
     if seed == 2:
         raise LookupError("no such bird")
-    time.sleep(rate)
     return {}
 
 
@@ -158,26 +166,45 @@ def test_a_failing_run_is_named_and_its_error_is_the_cause():
     assert isinstance(caught.value.__cause__, LookupError)
 
 
-def test_a_run_that_fails_elsewhere_stops_the_others_and_shows_where():
-    start = time.monotonic()
-    with pytest.raises(ExperimentFailed, match=r"rate=200, seed=2 .*no such bird") as caught:
-        replicate(fail, [{"rate": 200}], [1, 2, 3, 4], workers=2, progress=False)
-    assert time.monotonic() - start < 150
+def fail_beside(seed, folder):
+    """Seed 1 leaves its process's id and would then run for long; seed 2 fails once that has begun."""
+    other = Path(folder, "process")
+    if seed == 1:
+        other.with_suffix(".new").write_text(str(os.getpid()))
+        other.with_suffix(".new").rename(other)
+        time.sleep(200)
+    while not other.exists():
+        time.sleep(0.01)
+    raise LookupError("no such bird")
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_run_that_fails_elsewhere_stops_the_others_and_shows_where(tmp_path):
+    with pytest.raises(ExperimentFailed, match=r"seed=2 failed \(LookupError: no such bird\)") as caught:
+        replicate(fail_beside, [{"folder": str(tmp_path)}], [1, 2], workers=2, progress=False)
     assert isinstance(caught.value.__cause__, LookupError)
     assert 'raise LookupError("no such bird")' in str(caught.value.__cause__.__cause__)
-
-
-class Unsendable(Exception):  # noqa: N818
-    def __init__(self, one, two):
-        super().__init__(f"{one} and {two}")
+    process, deadline = int((tmp_path / "process").read_text()), time.monotonic() + 60
+    while is_alive(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(process)
 
 
 def fail_unsendably(seed):
-    raise Unsendable("salt", "pepper")
+    error = LookupError("salt and pepper")
+    error.lock = threading.Lock()
+    raise error
 
 
 def test_an_error_that_cannot_be_sent_is_told_in_words():
-    with pytest.raises(ExperimentFailed, match=r"failed \(RuntimeError: Unsendable: salt and pepper\)"):
+    with pytest.raises(ExperimentFailed, match=r"failed \(RuntimeError: LookupError: salt and pepper\)"):
         replicate(fail_unsendably, {}, [0], **QUIETLY)
 
 
