@@ -35,8 +35,8 @@ def entered(name: str, sentence: str, verdict: str):
     return code(source, outputs=outputs)
 
 
-def picture(*tags):
-    source, outputs = displayed({"image/png": PIXEL, "text/plain": ALT}, {"image/png": {"alt": ALT, "width": 720}})
+def picture(*tags, png: str = PIXEL):
+    source, outputs = displayed({"image/png": png, "text/plain": ALT}, {"image/png": {"alt": ALT, "width": 720}})
     return code(source, *tags, outputs=outputs)
 
 
@@ -53,7 +53,7 @@ def small(book):
     )
     cells = [
         text("# 1. The first | chapter\n\n[![Open](b.svg)](c)\n\n*How does a network\nfind out?*\n\nMore."),
-        picture(),
+        picture(png=base64.b64encode(b"another").decode()),
         picture("hero"),
         entered("a", "Depth | width: both help.", "reproduced"),
         entered("b", "It is faster.", "undecided"),

@@ -146,6 +146,17 @@ def test_an_interrupted_set_up_is_continued(book):
     assert (book.folder / "made").read_text() == "made\n"
 
 
+def test_an_update_that_failed_is_continued_even_if_the_list_is_as_before(book):
+    book.setup()
+    list_before = (book.folder / "requirements.txt").read_text()
+    (book.folder / "requirements.txt").write_text(list_before.replace("1.0", "1.1"))
+    (book.folder / "broken").write_text("ERROR: Operation cancelled by user")
+    assert book.setup().returncode == 1
+    (book.folder / "broken").unlink()
+    (book.folder / "requirements.txt").write_text(list_before)
+    assert "is ready" in book.setup().stdout
+
+
 def test_an_environment_interrupted_before_pip_came_is_continued(book):
     (book.folder / ".venv/bin").mkdir(parents=True)
     assert book.setup().returncode == 0
