@@ -103,6 +103,13 @@ fi"""
         return next((self.folder / ".venv/lib").glob("python3.*/site-packages"))
 
 
+@pytest.fixture(autouse=True)
+def _not_inside_another_make(monkeypatch):
+    """`make test` would otherwise tell the makes that are started here that they are parts of it."""
+    for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "CHAPTER", "URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def book(tmp_path):
     return Book(tmp_path)
@@ -330,7 +337,29 @@ def test_a_command_without_its_argument_says_what_it_needs(target, example, tmp_
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/setup").touch()
-    environment = {name: value for name, value in os.environ.items() if name not in ("CHAPTER", "URL")}
-    result = subprocess.run(["make", target], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode != 0
     assert example in result.stderr.splitlines()[0]
+
+
+def test_the_last_thing_that_make_test_does_is_to_run_the_tests():
+    """So that the closing line of its output is pytest's own summary."""
+    planned = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = [line for line in planned.splitlines() if not line.startswith("echo ")]
+    assert commands[0] == "sh tools/setup"
+    assert [command.split()[2] for command in commands[1:]] == ["ruff", "ruff", "pytest"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_continuous_integration_uses_the_data_that_lie_beside_the_checkout(tmp_path, there):
+    (tmp_path / "checkout/.ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", tmp_path / "checkout/.ci/run")
+    (tmp_path / "make").write_text('#!/bin/sh\necho "$@ ${UNROLLED_DATA:-nothing}"\n')
+    (tmp_path / "make").chmod(0o755)
+    if there:
+        (tmp_path / "shared/data").mkdir(parents=True)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        [tmp_path / "checkout/.ci/run"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"test {tmp_path / 'shared/data' if there else 'nothing'}\n"
