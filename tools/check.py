@@ -31,27 +31,26 @@ if getattr(importlib.util.find_spec("shared"), "origin", None) is None:
 TAGS = {"setup", "parameters", "hero", "nbval-check-output", "solution", "hide-cell", "hide-input", "hide-output"}
 MAX_BYTES, MAX_LINES, MIN_ALT = 3_000_000, 25, 40
 
-CODE_BLOCK = re.compile(r"^ *(`{3,}|~{3,}).*?(?:^ *\1[`~]* *$|\Z)", re.M | re.S)
+CODE_BLOCK = re.compile(r"^ *(?:```.*?(?:^ *```+ *$|\Z)|~~~.*?(?:^ *~~~+ *$|\Z))", re.M | re.S)
 CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.S)
 MATH = re.compile(r"\$\$.+?\$\$|(?<![\\$])\$(?![ $])(?:[^$\\\n]|\\.|\n(?!\n))+?\$", re.S)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)[^)]*\)|^\[[^\]\n]+\]:\s*(\S+)|(?:src|href)=[\"']([^\"']+)[\"']", re.M)
 NOT_READ = re.compile(r"\]\([^)]*\)|https?://\S+|<[^>\n]+>")  # the addresses of links, and tags
 NO_ALT = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt=[\"'][^\"']+)")
 
-# What only MyST renders. The first group is sought in the text as it stands, the second outside code and mathematics.
+# What only MyST renders, in text where each span of code is one ` and each formula $ or $$.
 MYST = {
     "a role": r"\{[\w:.-]+\}`",
-    "a directive": r"^\s*(?:`{3,}|~{3,})\s*\{|^\s*:{3,}",
-    "a label after an equation": r"\$\$[ \t]*\([\w:.-]+\)[ \t]*$",
-}
-MYST_OUTSIDE = {
+    "a directive": r"^\s*:{3,}",
     "a label": r"^\([\w:.-]+\)=\s*$",
+    "a label after an equation": r"\$\$[ \t]*\([\w:.-]+\)[ \t]*$",
     "a comment": r"^\s*%",
     "a block break": r"^\+\+\+",
     "attributes": r"[\])]\{[^}\n]*\}",
     "a footnote": r"\[\^[^\]\n]+\]",
     "an environment outside $$": r"\\begin\{",
 }
+DIRECTIVE = re.compile(r"[`~ ]*\{.*")  # the first line of such a block of code
 
 # Numbers that look like results: decimals, and numbers with the unit of a result. If one is found that is none, write
 # a worked number as $…$, a name or setting as `…`, a count as a word. References and "95 %" are let through.
@@ -78,10 +77,10 @@ def colab(name: str, root: Path) -> str:
 
 
 def prose(notebook) -> Iterator[str]:
-    """The text of each markdown cell, without blocks and spans of code."""
+    """The text of each markdown cell, without blocks of code and with ` for each span of code."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            yield CODE_SPAN.sub("", CODE_BLOCK.sub("", cell.source))
+            yield CODE_SPAN.sub("`", CODE_BLOCK.sub("", cell.source))
 
 
 def numbered(notebook) -> Iterator[tuple[str, nbformat.NotebookNode]]:
@@ -105,13 +104,15 @@ def check_title(notebook, path: Path, root: Path) -> Iterator[str]:
 
 
 def check_markup(notebook, path: Path, root: Path) -> Iterator[str]:
+    for text in prose(notebook):
+        text = MATH.sub(lambda formula: "$$" if formula.group().startswith("$$") else "$", text)
+        for what, pattern in MYST.items():
+            for match in re.finditer(pattern, text, re.M):
+                yield f"{what} renders only on the site: {match.group().strip()!r}"
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            outside = MATH.sub("$", CODE_SPAN.sub("", CODE_BLOCK.sub("", cell.source)))
-            for patterns, text in ((MYST, cell.source), (MYST_OUTSIDE, outside)):
-                for what, pattern in patterns.items():
-                    for match in re.finditer(pattern, text, re.M):
-                        yield f"{what} renders only on the site: {match.group().strip()!r}"
+        for block in CODE_BLOCK.findall(cell.source) if cell.cell_type == "markdown" else []:
+            if DIRECTIVE.match(block):
+                yield f"a directive renders only on the site: {block.splitlines()[0]!r}"
 
 
 def check_numbers(notebook, path: Path, root: Path) -> Iterator[str]:
@@ -191,7 +192,7 @@ def check_execution(notebook, path: Path, root: Path) -> Iterator[str]:
             text = output.get("text", "")
             if output.output_type == "error":
                 yield f"{where} stores an error: {output.ename}"
-            elif output.get("name") == "stderr" or re.search(r"\w*Warning: ", text):
+            elif output.get("name") == "stderr" or "Warning: " in text:
                 yield f"{where} stores a warning: {text.strip().partition(chr(10))[0]!r}"
             elif any("widget" in kind for kind in output.get("data", {})):
                 yield f"{where} stores a widget, which shows nothing outside a running notebook"

@@ -29,6 +29,7 @@ from tools import check, stamp
 from tools.book import ROOT, chapter_paths, code_cells, figures, read, tags, write_atomically
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+RUN_TIME = re.compile(r"(<!-- runtime -->).*?(<!-- /runtime -->)", re.S)  # in a chapter's title cell
 
 
 class ChapterError(Exception):
@@ -168,6 +169,14 @@ def store_outputs(notebook, executed) -> None:
     notebook.metadata["language_info"] = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
 
 
+def state_run_time(notebook, seconds: float, device: str) -> None:
+    """Write how long the chapter ran, and on what, between the marks in its prose."""
+    minutes = f"about {round(seconds / 60)} minutes" if seconds >= 90 else "about a minute"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = RUN_TIME.sub(rf"\g<1>{minutes} on {device}\g<2>", cell.source)
+
+
 def publish(path: Path, root: Path = ROOT) -> float:
     """Execute a chapter at its published settings and store the result in it; the seconds that it took.
 
@@ -188,16 +197,18 @@ def publish(path: Path, root: Path = ROOT) -> float:
     settings = stamp.parameters(notebook)
     notebook.metadata["unrolled"] = stamp.make_stamp(notebook, "published", settings, seconds, root)
     notebook.metadata["unrolled"]["shared"] = reached  # as it was when the kernel imported it
+    state_run_time(notebook, seconds, notebook.metadata["unrolled"]["device"])
     problems = check.problems_in(notebook, path, root)
     if problems:
         write(kept, notebook)
     refuse(problems, path, root, f"ran, but the result was not stored (it is in {shown(kept, root)})")
     write(path, notebook)
     used = notebook.metadata["unrolled"]["data"]
-    if "dataset" in settings and settings["dataset"] not in used:
-        print(
-            f"Note: {path.stem} asks for the data {settings['dataset']!r} and used {', '.join(used) or 'none'} instead."
-        )
+    from shared import datasets  # here, since torch takes seconds to import and most calls run nothing
+
+    wanted = datasets.SETS[settings["dataset"]][0] if settings.get("dataset") in datasets.SETS else None
+    if wanted and wanted not in used:
+        print(f"Note: {path.stem} asks for the data {wanted!r} and used {', '.join(used) or 'none'} instead.")
     return seconds
 
 
@@ -212,10 +223,14 @@ def write(path: Path, notebook) -> None:
     write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
+def quick_settings(root: Path = ROOT) -> dict[str, dict]:
+    """The overrides of every chapter that `chapters/quick.yaml` names."""
+    return yaml.safe_load((root / "chapters" / "quick.yaml").read_text(encoding="utf-8")) or {}
+
+
 def quick_overrides(path: Path, root: Path = ROOT) -> dict:
     """What `chapters/quick.yaml` sets for a chapter; nothing if it does not name it."""
-    settings = yaml.safe_load((root / "chapters" / "quick.yaml").read_text(encoding="utf-8")) or {}
-    return settings.get(path.stem) or {}
+    return quick_settings(root).get(path.stem) or {}
 
 
 def quick(path: Path, out: Path, root: Path = ROOT) -> float:
@@ -228,7 +243,7 @@ def quick(path: Path, out: Path, root: Path = ROOT) -> float:
     return seconds
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.run", description="Execute chapters and store their outputs."
     )
@@ -239,15 +254,15 @@ def main(arguments: list[str] | None = None) -> int:
     ran = 0
     try:
         for path in chapter_paths(options.chapter):
-            reasons = stamp.stale_reasons(read(path)) if options.stale else []
+            reasons = stamp.stale_reasons(read(path), root) if options.stale else []
             if options.stale and not reasons:
                 continue
             ran += 1
             because = f" because {'; '.join(reasons)}" if reasons else ""
             print(f"Running {path.stem} at {'quick' if options.quick else 'published'} settings{because}", flush=True)
-            out = ROOT / "_build" / "quick" / path.name
-            seconds = quick(path, out) if options.quick else publish(path)
-            print(f"{path.stem}: {seconds:.0f} s, stored in {shown(out if options.quick else path, ROOT)}", flush=True)
+            out = root / "_build" / "quick" / path.name if options.quick else path
+            seconds = quick(path, out, root) if options.quick else publish(path, root)
+            print(f"{path.stem}: {seconds:.0f} s, stored in {shown(out, root)}", flush=True)
     except ChapterError as error:
         print(error, flush=True)
         return 1

@@ -36,7 +36,7 @@ def is_text(node) -> bool:
 
 
 def merged(values: list) -> list:
-    """The parts of an f-string with neighbouring literals joined and none empty: Python versions cut them differently."""
+    """The parts of an f-string with neighbouring literals joined and none empty: Python versions differ in both."""
     parts = []
     for value in values:
         if isinstance(value, ast.Constant) and parts and isinstance(parts[-1], ast.Constant):
