@@ -19,6 +19,7 @@ from tools.check import SETUP, colab
 pytestmark = [
     pytest.mark.xdist_group("site"),  # one worker, so that the site is built once
     pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),  # inside Sphinx's extensions
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # one of them looks at every object there is, torch's too
 ]
 
 
@@ -29,6 +30,11 @@ def built(tmp_path_factory):
     found = site.build(out)
     assert found == []
     return out
+
+
+def test_a_group_of_tests_stays_on_one_worker(request):
+    if getattr(request.config.option, "loadgroup", False):  # as `make test` asks
+        assert request.node.nodeid.endswith("@site")
 
 
 def test_the_site_builds_without_a_warning_and_passes_its_checks(built):
