@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ALT, Book, code, text
+from nbformat import v4
 
 from tools import run, stamp
 from tools.book import read, tags
@@ -71,6 +72,20 @@ def test_progress_is_dropped_and_streams_are_in_one_piece(published):
         ("stream", "stdout"),
         ("execute_result", None),
     ]
+
+
+def test_a_stream_in_pieces_is_put_together_and_a_warning_among_progress_is_kept():
+    pieces = [
+        ("stdout", "a"),
+        ("stdout", "b\n"),
+        ("stderr", "\r 50%\rcareful"),
+        ("stderr", "\n"),
+        ("stderr", "x = 1\n\r100%\n"),
+    ]
+    pieces += [("stdout", "c"), ("stderr", "\r 50%"), ("stderr", "\n")]
+    outputs = [v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    kept = [(output.name, output.text) for output in run.tidied(outputs)]
+    assert kept == [("stdout", "ab\n"), ("stderr", "x = 1"), ("stdout", "c")]
 
 
 def test_the_stored_chapter_is_fresh_and_stamped(published):
@@ -165,6 +180,13 @@ def test_an_interruption_changes_nothing_and_leaves_no_kernel(book):
         os.kill(int(marker.read_text()), 0)
 
 
+def test_a_kernel_that_does_not_start_is_said_in_a_sentence(book, monkeypatch):
+    path = book.chapter(book.good())
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(run.ChapterError, match=r"^chapters/01-good.ipynb: no kernel could be started \(.*\); run make"):
+        run.publish(path, book.root)
+
+
 # What is decided around a run, with the run itself played
 
 
@@ -205,6 +227,18 @@ def test_prose_edited_during_a_run_is_kept(book, played):
     run.publish(path, book.root)
     assert "Is it really so?" in path.read_text()
     assert stamp.stale_reasons(read(path), book.root) == []
+
+
+def test_the_run_time_is_written_between_its_marks(book, played):
+    cells = book.good()
+    cells["prose"].source = "It runs in <!-- runtime -->a while<!-- /runtime -->, or so."
+    path = book.chapter(cells, executed=False)
+    run.publish(path, book.root)
+    expected = "It runs in <!-- runtime -->about a minute on cpu<!-- /runtime -->, or so."
+    assert read(path).cells[4].source == expected
+    notebook = read(path)
+    run.state_run_time(notebook, 312.0, "a GPU")
+    assert ">about 5 minutes on a GPU<" in notebook.cells[4].source
 
 
 def test_code_edited_during_a_run_is_not_given_the_outputs_of_other_code(book, played):

@@ -100,6 +100,7 @@ def test_layout_comments_and_docstrings_do_not_count(before, after):
         ("def f(*, a, b=1): pass", "def f(*, a=1, b): pass"),
         ("lambda a, *b: 0", "lambda *b, a: 0"),
         ('print(f"{x:.2f}")', 'print(f"{x:.3f}")'),
+        ('print(f"{x!s}")', 'print(f"{x!r}")'),
         ('print("a")', 'print("b")'),
         ("x = -1", "x = +1"),
         ("a < b", "a <= b"),
@@ -212,11 +213,14 @@ def test_changes_of_shared(modules, module, before, after, reasons):
         "from shared.package import part\npart.use()",
         "from shared.package.part import use\nuse()",
         "from shared.package import lazy\nlazy()",
+        "from shared.inner.up import up\nup()",
         "from shared.package import relative\nrelative()",
         "import importlib\nimportlib.import_module('shared.tasks').helper(1)",
     ],
 )
 def test_every_way_to_reach_a_function(modules, use):
+    modules.module("inner/__init__", "")
+    modules.module("inner/up", "from ..tasks import helper\n\ndef up():\n    return helper(1)")
     modules.module("again", "from shared.tasks import helper as again")
     modules.module(
         "package/__init__",
@@ -244,6 +248,13 @@ def test_what_the_book_decorates_counts_although_nothing_names_it(modules):
     notebook = stamped(modules, ["from shared import data", "seeds = 5", "data.load('digits')"])
     modules.module("data", loaders.replace("return 1", "return 2"))
     assert stamp.stale_reasons(notebook, modules.root) == ["shared.data.digits changed"]
+
+
+def test_every_assignment_of_a_name_counts(modules):
+    modules.module("limits", "LIMIT = 1\nLIMIT += 1\n")
+    notebook = stamped(modules, ["from shared import limits", "seeds = 5", "limits.LIMIT"])
+    modules.module("limits", "LIMIT = 2\nLIMIT += 1\n")
+    assert stamp.stale_reasons(notebook, modules.root) == ["shared.limits.LIMIT changed"]
 
 
 def test_a_module_that_cannot_be_read_or_is_gone(modules):

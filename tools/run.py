@@ -91,16 +91,16 @@ def execute(path: Path, notebook, overrides: dict, root: Path = ROOT):
                 kernel_name="python3",
                 language="python",
                 cwd=folder / "here",
+                start_timeout=300,
                 kernel_manager_class=kernel_class(environment(root, folder)),
             )
         except PapermillExecutionError:
             pass
         except DeadKernelError:
-            kept = keep(partial, path, root)
-            raise ChapterError(
-                f"{shown(path, root)}: the kernel died, perhaps for lack of memory; "
-                f"the stored chapter is unchanged, and what ran is in {kept}."
-            ) from None
+            what = f"{shown(path, root)}: the kernel died, perhaps for lack of memory; the stored chapter is unchanged"
+            raise ChapterError(f"{what}, and what ran is in {keep(partial, path, root)}.") from None
+        except RuntimeError as error:
+            raise ChapterError(f"{shown(path, root)}: no kernel could be started ({error}); run make again.") from None
         seconds, result = time.perf_counter() - start, read(partial)
         if any(output.output_type == "error" for cell in code_cells(result) for output in cell.outputs):
             raise ChapterError(f"{explanation(result, path, root)}, and what ran is in {keep(partial, path, root)}.")
