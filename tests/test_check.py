@@ -87,7 +87,7 @@ def test_a_result_typed_in_prose_is_refused(book, source, number):
     [
         "Figure 1.2, Figures 1.2 and 1.3, Equations 1.3, 1.4 and 1.5, Section 2.1, Exercise 1.1: no more.",
         "By (1.3) and (1.12), as in Table 2.1.",
-        "Python 3.11, torch 2.13.0, version 1.0.4 and 1.0.4.",
+        "Python 3.11, torch 2.13.0, version 1.0 and the release 1.0.4.",
         "Steps of $0.001$ lead from $x = 4$ to $3.888$, and $$x = 3.79 \\tag{1.2}$$",
         "Set `step_size` to `0.001`.",
         "```python\nx = 0.31\n```",
@@ -127,6 +127,12 @@ def test_numbers_that_are_no_results_are_let_through(book, source):
 )
 def test_broken_links_are_refused(book, source, said):
     assert any(said in problem for problem in with_prose(book, source))
+
+
+def test_a_link_left_from_the_default_address_is_refused(book):
+    (book.root / "_config.yml").write_text('repository: {url: "https://github.com/jane/lessons"}\n')
+    said = "a link to the book must begin with https://github.com/jane/lessons: 'https://github.com/unrolled-book/unrolled'"
+    assert said in with_prose(book, "[code](https://github.com/unrolled-book/unrolled)")
 
 
 @pytest.mark.parametrize(
