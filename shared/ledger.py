@@ -57,7 +57,7 @@ class Measured:
         unit = f" {self.unit}" if self.unit else ""
         data = f", {self.data}" if self.data else ""
         if self.exact:
-            return f"{self.mean:.6g}{unit} (computed, nothing is drawn at random{data})"
+            return f"{self.mean:.6g}{unit} (computed, the same in every run{data})"
         mean, low, high = _same_decimals(self.mean, self.low, self.high)
         return f"{mean}{unit} (95 % interval {low} to {high}, {len(self.values)} seeds{data})"
 

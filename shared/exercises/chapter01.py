@@ -55,18 +55,18 @@ def momentum_step(answer):
             )
 
 
-@checker(
-    "1.2", "Probabilities minus targets, divided by the number of examples: the most useful gradient in this book."
-)
+@checker("1.2", "Probabilities minus targets, over the temperature and the number of cases.")
 def logit_gradient(answer):
-    """`answer(logits, labels)` returns the gradient of the mean cross-entropy, shape (examples, classes)."""
+    """`answer(logits, targets, temperature)` returns the gradient of the mean cross-entropy, shape (cases, classes)."""
     for _ in range(CASES):
         n, classes = int(torch.randint(2, 40, ())), int(torch.randint(2, 8, ()))
         logits = (3 * torch.randn(n, classes, dtype=torch.float64)).requires_grad_()
-        labels = torch.randint(classes, (n,))
-        loss = torch.nn.functional.cross_entropy(logits, labels)
+        targets = torch.softmax(torch.randn(n, classes, dtype=torch.float64), 1)
+        temperature = float(2 + 6 * torch.rand(()))
+        loss = torch.nn.functional.cross_entropy(logits / temperature, targets)
         (right,) = torch.autograd.grad(loss, logits)
-        ours = torch.as_tensor(answer(logits.detach().clone(), labels.clone()))
+        logits = logits.detach()
+        ours = torch.as_tensor(answer(logits.clone(), targets.clone(), temperature))
         if ours.shape != right.shape:
             raise Wrong(
                 f"the gradient should have the logits' shape {tuple(right.shape)}; yours is {tuple(ours.shape)}."
@@ -75,17 +75,24 @@ def logit_gradient(answer):
             continue
         if _same(ours, n * right):
             raise Wrong(
-                f"your gradient is {n} times too large for {n} examples: did you sum over the batch where the loss takes a mean?"
+                f"your gradient is {n} times too large for {n} cases: did you sum over the batch where the loss takes a mean?"
+            )
+        if _same(ours, temperature * right):
+            raise Wrong(
+                f"your gradient is {temperature:.3g} times too large at a temperature of {temperature:.3g}: the chain rule passes "
+                "through the division as well."
             )
         if _same(ours, -right):
             raise Wrong("every sign is reversed: it is probabilities minus targets.")
-        if _same(ours, torch.softmax(logits.detach(), 1) / n):
-            raise Wrong("you have the probabilities; the one-hot targets are not subtracted yet.")
+        if _same(ours, (torch.softmax(logits, 1) - targets) / (temperature * n)):
+            raise Wrong("the probabilities are those of a temperature of 1: divide the logits before the softmax.")
+        if _same(ours, torch.softmax(logits / temperature, 1) / (temperature * n)):
+            raise Wrong("you have the probabilities; the targets are not subtracted yet.")
         rows = ours.sum(1).abs().max().item()
         hint = f" Each row should sum to 0, yours reach {rows:.2g}." if rows > 1e-6 else ""
         raise Wrong(f"the gradient is off by {_off(ours, right):.0%} of its largest entry.{hint}")
-    large = torch.tensor([[1000.0, 0.0]], dtype=torch.float64)
-    if not torch.isfinite(torch.as_tensor(answer(large, torch.tensor([1])))).all():
+    large, target = torch.tensor([[[1000.0, 0.0]], [[0.0, 1.0]]], dtype=torch.float64)
+    if not torch.isfinite(torch.as_tensor(answer(large, target, 1.0))).all():
         raise Wrong(
             "right for moderate logits, but a logit of 1000 gives NaN: subtract each row's largest logit before exp."
         )
