@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import unicodedata
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -265,8 +266,6 @@ def _load(name: str, data: str, cache: str) -> Dataset:
 
 def _find(name: str, file: File, data: str, cache: str) -> tuple[bytes, str]:
     """The checked bytes of one file, and where they came from."""
-    import pooch
-
     trouble = ""
     if data:
         supplied = Path(data).expanduser() / file.path
@@ -274,11 +273,19 @@ def _find(name: str, file: File, data: str, cache: str) -> tuple[bytes, str]:
         if content is not None:
             return content, "from UNROLLED_DATA"
         trouble = f"; UNROLLED_DATA points to {supplied}, which {problem}"
-    folder = Path(cache).expanduser() if cache else Path(pooch.os_cache("unrolled"))
+    folder = Path(cache).expanduser() if cache else Path(_pooch().os_cache("unrolled"))
     content, _ = _checked(folder / file.path, file.sha256)
     if content is not None:
         return content, "from the cache"
     return _download(name, file, folder, trouble), "downloaded"
+
+
+def _pooch():
+    """pooch, without the remark of its progress bar, stored in every notebook, that Jupyter's widgets are not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pooch
+    return pooch
 
 
 def _checked(path: Path, sha256: str) -> tuple[bytes | None, str]:
@@ -296,9 +303,9 @@ def _checked(path: Path, sha256: str) -> tuple[bytes | None, str]:
 
 def _download(name: str, file: File, folder: Path, trouble: str) -> bytes:
     """Fetch one file into the cache `folder`, from the first address that serves the right bytes."""
-    import pooch
     import requests  # pooch fetches with it
 
+    pooch = _pooch()
     pooch.get_logger().setLevel(
         "WARNING"
     )  # its notes name the user's folders, and notebooks are stored with their output

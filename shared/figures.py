@@ -92,6 +92,8 @@ def label_ends(ax, gap: float = 11.0, pad: float = 5.0) -> None:
     `gap` and `pad` are in points: the least distance between two names, and between a line and its name. Call it last, when the
     axes' limits are set.
     """
+    from matplotlib.patheffects import withStroke
+
     lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
     ax.figure.canvas.draw()  # the layout must be final before positions can be read
     to_points = 72 / ax.figure.dpi
@@ -118,6 +120,7 @@ def label_ends(ax, gap: float = 11.0, pad: float = 5.0) -> None:
             fontsize=8.5,
             va="center",
             annotation_clip=False,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],  # readable where it meets a line
         )
 
 

@@ -365,3 +365,11 @@ def test_chorales():
     chords = [chord for split in (data.train, data.valid, data.test) for piece in split for chord in piece]
     assert () in chords  # rests are kept
     assert all(isinstance(chord, tuple) and all(20 < pitch < 109 for pitch in chord) for chord in chords)
+
+
+def test_the_progress_bar_does_not_remark_on_missing_widgets(tmp_path):
+    (tmp_path / "pooch.py").write_text("import warnings\n\nwarnings.warn('IProgress not found')\n")
+    code = "from shared import datasets; datasets._pooch()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ran = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, capture_output=True)
+    assert (ran.returncode, ran.stderr) == (0, b"")
