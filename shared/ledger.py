@@ -40,16 +40,16 @@ class Measured:
     exact: bool
 
     def __gt__(self, bound: float) -> "Condition":
-        return Condition(self, float(bound), math.inf, f"> {bound:g}")
+        return Condition(self, float(bound), math.inf, f"> {_number(bound)}")
 
     def __lt__(self, bound: float) -> "Condition":
-        return Condition(self, -math.inf, float(bound), f"< {bound:g}")
+        return Condition(self, -math.inf, float(bound), f"< {_number(bound)}")
 
     def between(self, low: float, high: float) -> "Condition":
         """The condition that the value lies between `low` and `high`. Raises ValueError unless `low < high`."""
         if not low < high:
             raise ValueError(f"low must be below high (got {low} and {high})")
-        return Condition(self, float(low), float(high), f"between {low:g} and {high:g}")
+        return Condition(self, float(low), float(high), f"between {_number(low)} and {_number(high)}")
 
     @property
     def summary(self) -> str:
@@ -57,7 +57,7 @@ class Measured:
         unit = f" {self.unit}" if self.unit else ""
         data = f", {self.data}" if self.data else ""
         if self.exact:
-            return f"{self.mean:.6g}{unit} (computed, the same in every run{data})"
+            return f"{_number(self.mean, '.6g')}{unit} (computed, the same in every run{data})"
         mean, low, high = _same_decimals(self.mean, self.low, self.high)
         return f"{mean}{unit} (95 % interval {low} to {high}, {len(self.values)} seeds{data})"
 
@@ -233,11 +233,17 @@ def _same_decimals(mean: float, low: float, high: float) -> tuple[str, str, str]
     """The three numbers with as many decimals as show two digits of the interval's half width."""
     half = (high - low) / 2
     if half == 0:
-        return (f"{mean:.4g}",) * 3
+        return (_number(mean, ".4g"),) * 3
     decimals = 1 - math.floor(math.log10(half))
     if decimals > 6 or decimals < -3:
-        return f"{mean:.3g}", f"{low:.3g}", f"{high:.3g}"
-    return tuple(f"{round(x, decimals):,.{max(decimals, 0)}f}".replace("-", "−") for x in (mean, low, high))
+        return tuple(_number(x, ".3g") for x in (mean, low, high))
+    return tuple(_number(round(x, decimals), f",.{max(decimals, 0)}f") for x in (mean, low, high))
+
+
+def _number(value: float, form: str = "g") -> str:
+    """The number in the given format, with a minus sign before a negative one."""
+    text = format(value, form)
+    return "−" + text[1:] if text.startswith("-") else text
 
 
 def _sentence(record: dict) -> str:

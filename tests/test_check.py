@@ -41,9 +41,15 @@ def test_markup_of_the_site_alone_is_refused(book, source):
     assert any("renders only on the site" in problem for problem in with_prose(book, source))
 
 
+@pytest.mark.parametrize("source", ["So\n$$x^2.$$", "$$x^2.$$\nThen", "So $$x^2$$ is it.", "\n\nSo\n$$x^2.$$\n\nThen"])
+def test_an_equation_that_is_no_paragraph_is_refused(book, source):
+    assert any("blank line on both sides" in problem for problem in with_prose(book, source))
+
+
 @pytest.mark.parametrize(
     "source",
     [
+        "So\n\n$$x^2.$$\n\nThen `$$` it is\n\n$$\ny\n\\tag{1.1}$$\n",
         "Plain `{role}` and `f(x){y}`; all % signs.",
         "```python\n% of = {1}\n(label)=\n+++\n```",
         "$$\\begin{align} \\left[x\\right]{y} \\tag{1.3} \\end{align}$$",
@@ -88,7 +94,7 @@ def test_a_result_typed_in_prose_is_refused(book, source, number):
         "Figure 1.2, Figures 1.2 and 1.3, Equations 1.3, 1.4 and 1.5, Section 2.1, Exercise 1.1: no more.",
         "By (1.3) and (1.12), as in Table 2.1.",
         "Python 3.11, torch 2.13.0, version 1.0 and the release 1.0.4.",
-        "Steps of $0.001$ lead from $x = 4$ to $3.888$, and $$x = 3.79 \\tag{1.2}$$",
+        "Steps of $0.001$ lead from $x = 4$ to $3.888$, and\n\n$$x = 3.79 \\tag{1.2}$$",
         "Set `step_size` to `0.001`.",
         "```python\nx = 0.31\n```",
         "Bands are 95 % intervals, that is 95% or 95 per cent.",

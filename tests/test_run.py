@@ -86,6 +86,9 @@ def test_a_stream_in_pieces_is_put_together_and_a_warning_among_progress_is_kept
     outputs = [v4.new_output("stream", name=name, text=text) for name, text in pieces]
     kept = [(output.name, output.text) for output in run.tidied(outputs)]
     assert kept == [("stdout", "ab\n"), ("stderr", "x = 1"), ("stdout", "c")]
+    torn = [("stdout", "a\n"), ("stderr", "\r 50%"), ("stdout", "b\n")]
+    whole = run.tidied([v4.new_output("stream", name=name, text=text) for name, text in torn])
+    assert [(output.name, output.text) for output in whole] == [("stdout", "a\nb\n")]
 
 
 def test_the_stored_chapter_is_fresh_and_stamped(published):

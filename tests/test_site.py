@@ -204,6 +204,11 @@ def test_an_image_without_a_text_is_found(tmp_path, image):
     ]
 
 
+def test_a_formula_that_was_not_understood_is_found(tmp_path):
+    pages = pages_of(tmp_path, a="<p>Take $x</p>", b="<p><code>$HOME</code></p><pre>$ <span>ls $x</span></pre>")
+    assert list(site.check_mathematics(pages)) == ["a.html: a formula is shown as it is typed: 'Take $x'"]
+
+
 def test_an_ornament_needs_no_text(tmp_path):
     assert list(site.check_images(tmp_path, pages_of(tmp_path, a='<img class="logo__image" src="a" alt="">'))) == []
 

@@ -109,6 +109,10 @@ def check_markup(notebook, path: Path, root: Path) -> Iterator[str]:
         for what, pattern in MYST.items():
             for match in re.finditer(pattern, text, re.M):
                 yield f"{what} renders only on the site: {match.group().strip()!r}"
+        for match in re.finditer(r"\$\$", text):
+            before, after = text[: match.start()].rpartition("\n\n")[2], text[match.end() :].partition("\n\n")[0]
+            if (before + after).strip():
+                yield f"an equation between $$ needs a blank line on both sides, near {(before + after).strip()[:50]!r}"
     for cell in notebook.cells:
         for block in CODE_BLOCK.findall(cell.source) if cell.cell_type == "markdown" else []:
             if DIRECTIVE.match(block):

@@ -168,17 +168,24 @@ def explanation(notebook, path: Path, root: Path) -> str:
 def tidied(outputs: list) -> list:
     """The outputs, each stream in one piece, without progress bars: lines of stderr that return to their beginning."""
     kept = []
-    for output in outputs:
-        same = kept and output.output_type == "stream" and kept[-1].get("name") == output.name
-        if same:  # a stream arrives in pieces that differ from run to run
-            kept[-1].text += output.text
-        else:
-            kept.append(output)
-    for output in kept:
+    for output in joined(outputs):
         if output.get("name") == "stderr":
             lines = COLOURS.sub("", output.text).split("\n")
             output.text = "\n".join(line for line in lines if "\r" not in line and line.strip())
-    return [output for output in kept if output.get("text") != ""]
+        if output.get("text") != "":
+            kept.append(output)
+    return joined(kept)  # what a progress bar had torn apart
+
+
+def joined(outputs: list) -> list:
+    """The outputs, pieces of the same stream that follow one another in one: they are cut differently in every run."""
+    whole = []
+    for output in outputs:
+        if whole and output.output_type == "stream" and whole[-1].get("name") == output.name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def store_outputs(notebook, executed) -> None:

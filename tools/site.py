@@ -49,7 +49,8 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.fetched: list[str] = []
         self.images: list[dict] = []
-        self.text: list[str] = []  # without code
+        self.text: list[str] = []  # without blocks of code
+        self.prose: list[str] = []  # without any code
         self.inside: list[str] = []  # the open elements whose text is code
         self.feed(text)
 
@@ -67,7 +68,7 @@ class Page(HTMLParser):
             self.links.append(attributes["href"])
         if tag == "img":
             self.images.append(attributes)
-        if tag in ("script", "style", "pre"):
+        if tag in ("script", "style", "pre", "code"):
             self.inside.append(tag)
 
     def handle_endtag(self, tag):
@@ -76,6 +77,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if not self.inside:
+            self.prose.append(data)
+        if self.inside in ([], ["code"]):
             self.text.append(data)
         elif self.inside[-1] == "style":
             self.fetched += outside_in_css(data)
@@ -126,6 +129,14 @@ def check_images(site: Path, pages: dict[Path, Page]) -> Iterator[str]:
                 yield f"{path}: the image {image.get('src', '')[:60]} has no alternative text"
 
 
+def check_mathematics(pages: dict[Path, Page]) -> Iterator[str]:
+    """A formula that was understood has no dollar signs left."""
+    for path, page in pages.items():
+        yield from (
+            f"{path}: a formula is shown as it is typed: {text.strip()[:60]!r}" for text in page.prose if "$" in text
+        )
+
+
 def check_chapters(site: Path, pages: dict[Path, Page], root: Path) -> Iterator[str]:
     """Each chapter is on the site, opens the right notebook, shows its claims, and can be found by the search."""
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
@@ -154,7 +165,12 @@ def problems(site: Path, root: Path = ROOT) -> list[str]:
     """Everything that is wrong with a built site, one sentence each."""
     paths = [path.relative_to(site) for path in sorted(site.rglob("*.html"))]
     pages = {path: Page((site / path).read_text(encoding="utf-8")) for path in paths if path.parts[0] != "_static"}
-    found = [*check_outside(site, pages), *check_links(site, pages), *check_images(site, pages)]
+    found = [
+        *check_outside(site, pages),
+        *check_links(site, pages),
+        *check_images(site, pages),
+        *check_mathematics(pages),
+    ]
     return list(dict.fromkeys([*found, *check_chapters(site, pages, root)]))
 
 
