@@ -45,7 +45,7 @@ def test_the_solution_passes_and_the_stub_does_not(name):
     solution, stub = printed(f"solution_{name}", f"my_{name}")
     for _ in range(5):
         assert CHECKERS[name].problem(solution) is None
-    assert "nothing here yet" in CHECKERS[name].problem(stub)
+    assert "replace the line that raises" in CHECKERS[name].problem(stub)
 
 
 def test_every_exercise_has_a_checker_and_a_folded_solution():

@@ -5,6 +5,8 @@ A chapter's checkers are in the module of its number: `from shared.exercises imp
 
 from collections.abc import Callable
 
+import numpy as np
+
 
 class Wrong(Exception):  # noqa: N818 - not an error of the program but the outcome of a check
     """Raised by a check to say what is not right yet."""
@@ -24,7 +26,7 @@ class Checker:
         except Wrong as wrong:
             return str(wrong)
         except NotImplementedError:
-            return "nothing here yet: replace the line that raises NotImplementedError by your answer."
+            return "replace the line that raises NotImplementedError by your answer."
         except Exception as error:  # whatever the reader's code does, the notebook goes on
             return f"your code stopped with {type(error).__name__}: {error}"
         return None
@@ -32,6 +34,11 @@ class Checker:
     def __call__(self, answer: Callable) -> None:
         problem = self.problem(answer)
         print(f"Exercise {self.number}: {'right. ' + self.praise if problem is None else 'not yet: ' + problem}")
+
+
+def off(ours, right) -> float:
+    """The largest difference between two arrays or tensors as a fraction of the largest right value."""
+    return float(np.abs(np.asarray(ours) - np.asarray(right)).max() / np.abs(np.asarray(right)).max())
 
 
 def checker(number: str, praise: str) -> Callable[[Callable], Checker]:

@@ -3,18 +3,13 @@
 import numpy as np
 import torch
 
-from shared.exercises import Wrong, checker
+from shared.exercises import Wrong, checker, off
 
 CASES = 20
 
 
-def _off(ours, right) -> float:
-    """The largest difference as a fraction of the largest right value."""
-    return float(np.abs(np.asarray(ours) - np.asarray(right)).max() / np.abs(np.asarray(right)).max())
-
-
 def _same(ours, right) -> bool:
-    return _off(ours, right) < 1e-6
+    return off(ours, right) < 1e-6
 
 
 @checker("1.1", "The weight, the change and the order of the two updates all match equation 1.5.")
@@ -46,12 +41,12 @@ def momentum_step(answer):
                 )
             if _same(new_change, alpha * change + (1 - alpha) * eta * gradient):
                 raise Wrong("your change climbs: the gradient should enter with a minus sign.")
-            raise Wrong(f"the new change is off by {_off(new_change, right):.0%} of its largest entry.")
+            raise Wrong(f"the new change is off by {off(new_change, right):.0%} of its largest entry.")
         if not _same(new_w, w + right):
             if _same(new_w, w + change):
                 raise Wrong("the weights should move by the *new* change; you added the old one.")
             raise Wrong(
-                f"the change is right, but the new weights are off by {_off(new_w, w + right):.0%}; add the new change to w."
+                f"the change is right, but the new weights are off by {off(new_w, w + right):.0%}; add the new change to w."
             )
 
 
@@ -90,7 +85,7 @@ def logit_gradient(answer):
             raise Wrong("you have the probabilities; the targets are not subtracted yet.")
         rows = ours.sum(1).abs().max().item()
         hint = f" Each row should sum to 0, yours reach {rows:.2g}." if rows > 1e-6 else ""
-        raise Wrong(f"the gradient is off by {_off(ours, right):.0%} of its largest entry.{hint}")
+        raise Wrong(f"the gradient is off by {off(ours, right):.0%} of its largest entry.{hint}")
     large, target = torch.tensor([[[1000.0, 0.0]], [[0.0, 1.0]]], dtype=torch.float64)
     if not torch.isfinite(torch.as_tensor(answer(large, target, 1.0))).all():
         raise Wrong(
@@ -128,7 +123,7 @@ def divide_pullbacks(answer):
         if _same(for_b, every.mean(0, keepdims=True)):
             raise Wrong(f"the adjoint of b is {rows} times too small: sum over its uses, do not average.")
         if not _same(for_b, right):
-            raise Wrong(f"the adjoint of b is off by {_off(for_b, right):.0%}; differentiate a / b with respect to b.")
+            raise Wrong(f"the adjoint of b is off by {off(for_b, right):.0%}; differentiate a / b with respect to b.")
 
 
 @checker("1.4", "Within one per cent, from products with the Hessian alone.")
