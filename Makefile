@@ -38,12 +38,13 @@ refresh: setup ## Execute every stale chapter in place
 	@$(PYTHON_IN) -m tools.pages
 
 lab: setup ## Open the chapters in JupyterLab
-	@$(PYTHON_IN) -m jupyterlab chapters
+	@if test -n "$$UNROLLED_DATA"; then UNROLLED_DATA=$$(realpath "$$UNROLLED_DATA") || exit 1; export UNROLLED_DATA; fi; $(PYTHON_IN) -m jupyterlab chapters
 
 serve: setup ## Show the built site in a browser
 	@$(PYTHON_IN) -m tools.site serve
 
 bench: setup ## Run every benchmark
+	@test -d benchmarks || echo "There are no benchmarks yet."
 	@for file in benchmarks/*.py; do test -e "$$file" || continue; echo "$$file"; $(PYTHON_IN) "$$file" || exit 1; done
 
 repository: setup ## Point the whole book at another repository: make repository URL=https://github.com/OWNER/NAME

@@ -235,7 +235,7 @@ def load(name: str, *, fallback: str | None = None) -> Dataset:
     says so. Read once a process, so treat the result as read-only. Raises ValueError for an unknown name or an unfit
     fallback, and DatasetUnavailable if there is neither file nor network and no fallback.
     """
-    if name not in SETS:
+    if not isinstance(name, str) or name not in SETS:
         raise ValueError(f"name must be one of {', '.join(SETS)} (got {name!r})")
     if fallback is not None and fallback not in _fallbacks(name):
         fit = " or ".join(map(repr, _fallbacks(name))) or "None, since no other set of its kind is embedded"

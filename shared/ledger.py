@@ -47,7 +47,7 @@ class Measured:
 
     def between(self, low: float, high: float) -> "Condition":
         """The condition that the value lies between `low` and `high`. Raises ValueError unless `low < high`."""
-        if not low < high:
+        if low >= high:
             raise ValueError(f"low must be below high (got {low} and {high})")
         return Condition(self, float(low), float(high), f"between {_number(low)} and {_number(high)}")
 
@@ -70,6 +70,10 @@ class Condition:
     low: float
     high: float
     text: str
+
+    def __post_init__(self):
+        if math.isnan(self.low) or math.isnan(self.high):
+            raise ValueError("a measurement cannot be compared with NaN: the bound of a condition must be a number")
 
     def __bool__(self):
         raise TypeError(
@@ -135,8 +139,8 @@ def claim(
     if holds.measured is not measured:
         raise ValueError(f"claim {id!r}: holds is a condition on another measurement than measured")
     for name, value in [("id", id), ("text", text), ("source", source), ("reported", reported)]:
-        if not value.strip():
-            raise ValueError(f"claim {id!r}: {name} must not be empty")
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"claim {id!r}: {name} must be a text that is not empty (got {value!r})")
     if id in _claims and _claims[id]["text"] != text:
         raise ValueError(f"the claim id {id!r} is already used, for: {_claims[id]['text']}")
     record = {

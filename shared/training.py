@@ -50,7 +50,7 @@ def replicate(
     from tqdm import tqdm
 
     settings, seeds = _settings(settings), _seeds(seeds)
-    if not isinstance(workers, int) or workers == 0:
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers == 0:
         raise ValueError(f"workers must be a whole number other than 0 (got {workers!r})")
     runs = list(itertools.product(settings, seeds))
     jobs = [joblib.delayed(_run)(i, experiment, *run, torch.get_default_dtype()) for i, run in enumerate(runs)]
@@ -88,6 +88,8 @@ def _settings(settings: Settings) -> list[dict]:
                 raise ValueError(f"settings[{key!r}] must be a list of values (got {values!r})")
         combinations = itertools.product(*settings.values())
         settings = [dict(zip(settings, values, strict=True)) for values in combinations]
+    if not isinstance(settings, Iterable):
+        raise TypeError(f"settings must be dicts of keyword arguments, or one dict of lists (got {settings!r})")
     settings = list(settings)
     if not settings:
         raise ValueError("settings must hold at least one setting (got none)")
@@ -103,8 +105,10 @@ def _seeds(seeds: Iterable[int]) -> list[int]:
     if not isinstance(seeds, Iterable):
         raise TypeError(f"seeds must be a list of whole numbers (got {seeds!r})")
     seeds = list(seeds)
-    if not all(isinstance(seed, numbers.Integral) for seed in seeds):
+    if not all(isinstance(seed, numbers.Integral) and not isinstance(seed, bool) for seed in seeds):
         raise TypeError(f"seeds must be a list of whole numbers (got {seeds!r})")
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise ValueError(f"seeds must lie between 0 and 2**32 − 1 (got {seeds!r})")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be one or more different numbers (got {seeds!r})")
     return [int(seed) for seed in seeds]

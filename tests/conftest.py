@@ -1,6 +1,7 @@
 """Fixtures shared by the tests of the production line: a small book in a temporary folder."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import nbformat
@@ -9,6 +10,9 @@ from nbformat import v4
 
 from tools import check, run
 from tools.book import CLAIM_MIME, ROOT, RUN_MIME
+
+# A command that a script starts in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ALT = "Loss against updates: one line that falls from two to one in five updates."

@@ -28,6 +28,7 @@ def test_a_good_chapter_has_no_problem(book):
         ":::{note}\nWords.\n:::",
         ":::\nWords.\n:::",
         "$$x^2$$ (loss)",
+        "Version {{ version }}.",
         "(label)=\n## Title",
         "% a comment",
         "Words.\n\n+++\n\nWords.",
@@ -69,7 +70,11 @@ def test_markup_that_renders_everywhere_is_let_through(book, source):
         ("The loss is **0.454** nats", "0.454"),
         ("| chunked | 5.04 |", "5.04"),
         ("It is 3 times faster.", "3 times"),
-        ("It is 2.5x faster.", "2.5"),
+        ("It is 2.5x faster.", "2.5x"),
+        ("It is 3x faster.", "3x"),
+        ("A loss of .031 remains.", ".031"),
+        ("An error of 1e-3 remains.", "1e-3"),
+        ("An accuracy of $97\\,\\%$ is reached.", "7\\,\\%"),
         ("It is 3× faster.", "3×"),
         ("About 97 % are right, or 97%.", "97 %"),
         ("It takes 12 seconds.", "12 seconds"),
@@ -190,6 +195,7 @@ SETUP = check.SETUP.format(address="https://github.com/jane/unrolled")
 FIGURE, SHOWN = displayed({"image/png": PIXEL}, {"image/png": {"alt": ALT}})
 SHORT = displayed({"image/png": PIXEL}, {"image/png": {"alt": "Loss."}})[1]
 NO_ALT = displayed({"image/svg+xml": "<svg/>"})[1]
+IN_HTML = displayed({"text/html": ["<div>", '<img src="x.png">', "</div>"]})[1]
 WIDGET = displayed({"application/vnd.jupyter.widget-view+json": {}})[1]
 TWICE = displayed({CLAIM_MIME: claim("01-good-depth")})[1]
 ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "", "traceback": []}
@@ -232,6 +238,7 @@ HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}
             "code cell 8 stores a warning: 'x.py:1: User",
         ),
         (more("1", outputs=WIDGET), "code cell 8 stores a widget"),
+        (more("1", outputs=IN_HTML), "code cell 8 stores a picture inside HTML: show it with figures.show"),
         (more("1", outputs=SHORT, mystnb={"image": {"alt": "Loss."}}), "40 characters or more (has 'Loss.')"),
         (more("1", outputs=NO_ALT, mystnb={"image": {"alt": ""}}), "40 characters or more (has '')"),
         (without("figure", "mystnb"), "code cell 4: the alternative text for the site"),

@@ -254,6 +254,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         ValueError, match=r"one of mnist, tinyshakespeare, names, chorales, digits, topics \(got 'imagenet'\)"
     ):
         datasets.load("imagenet")
+    with pytest.raises(ValueError, match=r"name must be one of mnist, .* \(got \['mnist'\]\)"):
+        datasets.load(["mnist"])
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,12 @@ def test_other_misuse_is_named(displayed):
         claim(1.0, x > 0)
     with pytest.raises(TypeError, match="holds must be a condition"):
         claim(x, True)
-    with pytest.raises(ValueError, match="reported must not be empty"):
-        claim(x, x > 0, reported=" ")
+    for empty in (" ", None):
+        with pytest.raises(ValueError, match="reported must be a text that is not empty"):
+            claim(x, x > 0, reported=empty)
+    for compare in (x.__gt__, x.__lt__, lambda bound: x.between(0, bound)):
+        with pytest.raises(ValueError, match="cannot be compared with NaN"):
+            compare(float("nan"))
     with pytest.raises(TypeError, match="between"):
         bool(0 < x < 2)  # Python would read this as (0 < x) and (x < 2)
     with pytest.raises(ValueError, match="low must be below high"):

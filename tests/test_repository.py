@@ -23,6 +23,7 @@ def checkout(tmp_path):
     root = tmp_path / "checkout"
     ignored = (".git", ".venv", "_build", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", ".ipynb_checkpoints")
     shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*ignored))
+    repository.repoint(DEFAULT_ADDRESS, root)  # also in a fork, whose own address is another
     source, outputs = displayed({"text/plain": "seen"})
     cells = [
         text(f"# 99. A test\n\n[![Open in Colab](../images/colab.svg)]({colab('99-test.ipynb', root)})"),

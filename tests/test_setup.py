@@ -245,6 +245,10 @@ def damage_module(book):
     (book.site / "jupyter_book.py").unlink()
 
 
+def damage_file(book):
+    (book.site / "torch-1.0.dist-info/RECORD").write_text("torch/lib/gone.so,,\ntorch.py,,\ntorch/gone.py,,\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
@@ -252,6 +256,7 @@ def damage_module(book):
         (damage_package, "papermill is missing"),
         (damage_version, "torch is version 0.9 instead of 1.0"),
         (damage_module, "jupyter_book cannot be imported"),
+        (damage_file, "torch has lost torch/gone.py"),
     ],
 )
 def test_a_damaged_environment_is_named_and_can_be_repaired(book, damage, what):

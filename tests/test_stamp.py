@@ -277,6 +277,14 @@ def test_prose_does_not_make_stale_and_outputs_made_otherwise_do(book):
     notebook.metadata["unrolled"] = made
     notebook.cells[4].source = "Other words."
     assert stamp.stale_reasons(notebook, book.root) == []
+    for key, wrong in [("data", ["mnist"]), ("device", "cuda"), ("versions", {"python": "3.12"})]:
+        right, made[key] = made[key], wrong
+        notebook.metadata["unrolled"] = made
+        assert stamp.stale_reasons(notebook, book.root) == [
+            "its stamp names another device, data or versions than its outputs"
+        ]
+        made[key] = right
+    notebook.metadata["unrolled"] = made
     notebook.cells[6].outputs[0].text = "agree to 1e-16\n"
     assert stamp.stale_reasons(notebook, book.root) == ["its stored outputs are not those of the stamped run"]
     notebook.metadata["unrolled"]["settings"] = "quick"

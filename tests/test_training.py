@@ -273,6 +273,10 @@ def test_functions_defined_in_a_notebook_work_and_can_be_interrupted(tmp_path):
         ([{"rate": 0.1}], [1, 1], ValueError, "seeds must be one or more different numbers"),
         ([{"rate": 0.1}], 3, TypeError, "seeds must be a list of whole numbers"),
         ([{"rate": 0.1}], [0.5], TypeError, "seeds must be a list of whole numbers"),
+        ([{"rate": 0.1}], [True], TypeError, "seeds must be a list of whole numbers"),
+        ([{"rate": 0.1}], [-1], ValueError, "seeds must lie between 0 and"),
+        ([{"rate": 0.1}], [2**32], ValueError, "seeds must lie between 0 and"),
+        (0.1, [0], TypeError, r"settings must be dicts of keyword arguments, or one dict of lists \(got 0\.1\)"),
     ],
 )
 def test_settings_and_seeds_that_make_no_table_are_refused(settings, seeds, error, said):
@@ -280,7 +284,7 @@ def test_settings_and_seeds_that_make_no_table_are_refused(settings, seeds, erro
         replicate(train, settings, seeds, **QUIETLY)
 
 
-@pytest.mark.parametrize("workers", [0, 1.5])
+@pytest.mark.parametrize("workers", [0, 1.5, True])
 def test_bad_workers_are_refused(workers):
     with pytest.raises(ValueError, match="workers must be"):
         replicate(train, [{"rate": 0.1}], [0], workers=workers)

@@ -36,12 +36,13 @@ CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.S)
 MATH = re.compile(r"\$\$.+?\$\$|(?<![\\$])\$(?![ $])(?:[^$\\\n]|\\.|\n(?!\n))+?\$", re.S)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)[^)]*\)|^\[[^\]\n]+\]:\s*(\S+)|(?:src|href)=[\"']([^\"']+)[\"']", re.M)
 NOT_READ = re.compile(r"\]\([^)]*\)|https?://\S+|<[^>\n]+>")  # the addresses of links, and tags
-NO_ALT = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt=[\"'][^\"']+)")
+NO_ALT = re.compile(r"!\[\s*\][(\[]|<img(?![^>]*\balt=[\"'][^\"']+)")
 
 # What only MyST renders, in text where each span of code is one ` and each formula $ or $$.
 MYST = {
     "a role": r"\{[\w:.-]+\}`",
     "a directive": r"^\s*:{3,}",
+    "a substitution": r"\{\{",
     "a label": r"^\([\w:.-]+\)=\s*$",
     "a label after an equation": r"\$\$[ \t]*\([\w:.-]+\)[ \t]*$",
     "a comment": r"^\s*%",
@@ -59,9 +60,11 @@ LET_THROUGH = re.compile(
     r"(?:(?:, | and |, and | to |–)\d+\.\d+)*|\([1-9]\d?\.\d{1,2}\)|^#+ \d[\d.]*|\b95\s?(?:%|per cent)",
     re.I | re.M,
 )
-DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?!\.?\d)")
-WITH_UNIT = re.compile(r"(?<![\w.])\d[\d.,]*\s*(?:%|×(?!\s*\d)|(?:times|seconds?|s|ms|nats?|bits?|per cent)\b)")
-MEASURED = re.compile(r"(?:\\approx|≈|\\simeq)\s*-?\d+\.\d+")  # in mathematics: was not worked out exactly
+DECIMAL = re.compile(r"(?<![\w.])(?:\d*\.\d+(?!\.?\d)|\d+e[-−]?\d+)")
+WITH_UNIT = re.compile(r"(?<![\w.])\d[\d.,]*\s*(?:%|×(?!\s*\d)|(?:x|times|seconds?|s|ms|nats?|bits?|per cent)\b)")
+MEASURED = re.compile(
+    r"(?:\\approx|≈|\\simeq)\s*-?\d+\.\d+|\d\s*(?:\\,)?\s*\\%"
+)  # in mathematics: was not worked out exactly
 
 
 def repository(root: Path) -> tuple[str, str]:
@@ -193,7 +196,9 @@ def check_execution(notebook, path: Path, root: Path) -> Iterator[str]:
         yield "the code cells were not all executed once, in order, in a fresh kernel"
     for where, cell in numbered(notebook):
         for output in cell.outputs:
-            text = output.get("text", "")
+            text, html = output.get("text", ""), "".join(output.get("data", {}).get("text/html", ""))
+            if "<img" in html or "<svg" in html:
+                yield f"{where} stores a picture inside HTML: show it with figures.show, which gives it an alternative text"
             if output.output_type == "error":
                 yield f"{where} stores an error: {output.ename}"
             elif output.get("name") == "stderr" or "Warning: " in text:

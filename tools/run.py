@@ -84,7 +84,7 @@ def environment(root: Path, folder: Path) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no advice about frozen modules
     }
     if os.environ.get("UNROLLED_DATA"):
-        changes["UNROLLED_DATA"] = str(Path(os.environ["UNROLLED_DATA"]).resolve())
+        changes["UNROLLED_DATA"] = str(Path(os.environ["UNROLLED_DATA"]).expanduser().resolve())
     return changes
 
 

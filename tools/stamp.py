@@ -73,18 +73,25 @@ def shared_hashes(notebook, root: Path = ROOT) -> dict[str, str]:
 
 def make_stamp(notebook, settings: str, parameters: dict, seconds: float, root: Path = ROOT) -> dict:
     """The record of a run which has just filled in the notebook's outputs; `settings` is "published" or "quick"."""
-    runs = list(records(notebook, RUN_MIME))
     return {
         "settings": settings,
         "code": code_hash(notebook),
         "shared": shared_hashes(notebook, root),
         "outputs": output_hash(notebook),
         "parameters": parameters,
+        **reported(notebook),
+        "seconds": round(seconds, 1),
+        "date": date.today().isoformat(),
+    }
+
+
+def reported(notebook) -> dict:
+    """The data, device and versions that the run itself reports in its outputs."""
+    runs = list(records(notebook, RUN_MIME))
+    return {
         "data": sorted({name for run in runs for name in run["data"]}),
         "device": runs[0]["device"] if runs else "",
         "versions": runs[0]["versions"] if runs else {},
-        "seconds": round(seconds, 1),
-        "date": date.today().isoformat(),
     }
 
 
@@ -105,6 +112,8 @@ def stale_reasons(notebook, root: Path = ROOT) -> list[str]:
     reasons += [f"{name} is gone" for name in before if name not in now]
     if output_hash(notebook) != stamp.get("outputs"):
         reasons.append("its stored outputs are not those of the stamped run")
+    if any(stamp.get(key) != value for key, value in reported(notebook).items()):
+        reasons.append("its stamp names another device, data or versions than its outputs")
     return reasons
 
 
