@@ -1,5 +1,6 @@
 """Fixtures shared by the tests of the production line: a small book in a temporary folder."""
 
+import ast
 import shutil
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from nbformat import v4
 
 from tools import check, run
-from tools.book import CLAIM_MIME, ROOT, RUN_MIME
+from tools.book import CLAIM_MIME, ROOT, RUN_MIME, code_cells
 
 # A command that a script starts in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,6 +37,33 @@ def displayed(data: dict, metadata: dict | None = None) -> tuple[str, list[dict]
 
 def claim(name: str, quick: bool = True, verdict: str = "reproduced") -> dict:
     return {"id": name, "text": "Depth helps.", "verdict": verdict, "quick": quick}
+
+
+def printed(notebook, given: dict, *names: str) -> list:
+    """What a chapter defines under these names, as its code has it, where it may use the names in `given`.
+
+    Only its functions and classes are carried out, and in the same cells what is set to a literal or a lambda, or on a class.
+    """
+    namespace = dict(given)
+    for cell in code_cells(notebook):
+        nodes = ast.parse(cell.source).body
+        if not any(isinstance(node, DEFINITION) for node in nodes):
+            continue
+        nodes = [node for node in nodes if isinstance(node, DEFINITION) or _plain(node)]
+        exec(compile(ast.Module(nodes, []), "a chapter's cell", "exec"), namespace)
+    return [namespace[name] for name in names]
+
+
+DEFINITION = ast.FunctionDef | ast.ClassDef
+
+
+def _plain(node) -> bool:
+    if not isinstance(node, ast.Assign):
+        return False
+    if all(isinstance(target, ast.Attribute) for target in node.targets):
+        return True  # a method, given to a class later
+    literal = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context)
+    return isinstance(node.value, ast.Lambda) or all(isinstance(part, literal) for part in ast.walk(node.value))
 
 
 class Book:

@@ -1,8 +1,10 @@
 """Chapter 1: its checkers tell right from wrong, and the engine and gradients printed in it are right on more than its own cases."""
 
+import functools
 import itertools
 import math
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -14,22 +16,8 @@ from shared.exercises import chapter01
 from tools.book import chapter_paths, code_cells, read, tags
 
 NOTEBOOK = read(chapter_paths("01")[0])
-
-
-def printed(*names):
-    """What the chapter defines under these names, from its own cells."""
-    namespace = {
-        "np": np,
-        "torch": torch,
-        "itertools": itertools,
-        "math": math,
-        "ledger": ledger,
-        "chapter01": chapter01,
-    }
-    for cell in code_cells(NOTEBOOK):
-        if any(f"def {name}(" in cell.source or f"class {name}:" in cell.source for name in names):
-            exec(compile(cell.source, "chapter 1", "exec"), namespace)
-    return [namespace[name] for name in names]
+GIVEN = {"np": np, "torch": torch, "itertools": itertools, "math": math, "ledger": ledger, "chapter01": chapter01}
+printed = functools.partial(conftest.printed, NOTEBOOK, GIVEN)
 
 
 CHECKERS = {
