@@ -92,6 +92,69 @@ def unroll(
     return torch.stack(outputs), state
 
 
+class _Layers:
+    """A torch.nn.RNN, GRU or LSTM with the interface of a `Cell`, but for the form of the state outside.
+
+    The state of a step is a tuple of tensors (batch, hidden): h of each layer and then, in an LSTM, c of each layer.
+    """
+
+    def __init__(self, module: nn.RNN | nn.GRU | nn.LSTM):
+        for name, value, allowed in (
+            ("bidirectional", module.bidirectional, "False: a state of its backward direction comes from later steps"),
+            ("batch_first", module.batch_first, "False: inputs are (time, batch, input)"),
+            ("proj_size", module.proj_size, "0: an output must have the size of the state"),
+            ("dropout", module.training and module.dropout, "0 in training: a step must give the same again"),
+        ):
+            if value:
+                raise ValueError(f"{name} of the torch.nn.{type(module).__name__} must be {allowed} (got {value})")
+        self.module, self.weights = module, module.all_weights
+        self.input_size, self.parameters = module.input_size, module.parameters
+
+    def initial_state(self, batch_size: int) -> State:
+        """As the module has it: zeros (layers, batch, hidden), or two of these."""
+        zeros = self.weights[0][0].new_zeros(len(self.weights), batch_size, self.module.hidden_size)
+        return (zeros, zeros) if isinstance(self.module, nn.LSTM) else zeros
+
+    def split(self, state: State) -> tuple[Tensor, ...]:
+        return tuple(layer for one in _parts(state) for layer in one.unbind(0))
+
+    def join(self, parts: tuple[Tensor, ...]) -> State:
+        layers = len(self.weights)
+        joined = tuple(torch.stack(parts[i : i + layers]) for i in range(0, len(parts), layers))
+        return joined if isinstance(self.module, nn.LSTM) else joined[0]
+
+    def project(self, inputs: Tensor, layer: int = 0) -> Tensor:
+        """The part of a layer's sums that needs its input alone."""
+        W, _, *b = self.weights[layer]
+        waits = isinstance(self.module, nn.GRU)  # which multiplies the second bias by a gate
+        return nn.functional.linear(inputs, W, (b[0] if waits else b[0] + b[1]) if b else None)
+
+    def step(self, projected_t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        after = []
+        for layer in range(len(self.weights)):
+            z = projected_t if layer == 0 else self.project(after[-1][0], layer)
+            after.append(self._step(z, state[layer :: len(self.weights)], *self.weights[layer][1::2]))
+        return after[-1][0], tuple(part for kind in zip(*after, strict=True) for part in kind)
+
+    def _step(self, z: Tensor, state: tuple[Tensor, ...], W: Tensor, b: Tensor | None = None) -> tuple[Tensor, ...]:
+        """One layer's new h, and its new c in an LSTM."""
+        if isinstance(self.module, nn.GRU):
+            (h,) = state
+            (r, u, n), (r_h, u_h, n_h) = z.chunk(3, -1), nn.functional.linear(h, W, b).chunk(3, -1)
+            n = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
+            return (n + torch.sigmoid(u + u_h) * (h - n),)
+        z = torch.addmm(z, state[0], W.T)
+        if isinstance(self.module, nn.LSTM):
+            i, f, g, o = z.chunk(4, -1)
+            c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+            return torch.sigmoid(o) * torch.tanh(c), c
+        return (torch.tanh(z) if self.module.nonlinearity == "tanh" else torch.relu(z),)
+
+
+def _parts(state: State) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
 def _starting_state(cell: Cell, inputs: Tensor, state: State | None) -> State:
     """`state`, or else the cell's own initial state, once it and the inputs have been found to suit the cell."""
     if not isinstance(inputs, Tensor):

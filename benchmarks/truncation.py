@@ -1,0 +1,120 @@
+"""What truncation costs: `shared.truncation` against its windows as one batch, and against full backpropagation.
+
+`python benchmarks/truncation.py` prints a table and stores it in `benchmarks/results/truncation.json`. Milliseconds are
+processor time on one thread, the median of five runs in which the methods of a row take turns; megabytes are those
+of the tensors that graphs keep for the backward pass, not what that pass itself fills and frees.
+"""
+
+import json
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from shared import runtime  # noqa: E402
+from shared.recurrent import TanhCell, unroll  # noqa: E402
+from shared.truncation import truncated_backward  # noqa: E402
+
+RUNS = 5
+SIZES = {"time": 400, "batch": 16, "input": 32, "hidden": 64}
+SHORT = {"time": 40, "batch": 200, "input": 4, "hidden": 4}  # the sizes of R2RT's speed test
+ROWS = [
+    ("TanhCell", SIZES, 20, 1),
+    ("RNN", SIZES, 20, 1),
+    ("GRU", SIZES, 20, 1),
+    ("LSTM", SIZES, 20, 1),
+    ("RNN", SIZES, 20, 5),
+    ("RNN", SIZES, 20, 20),
+    ("LSTM", SIZES, 20, 20),
+    ("RNN", SIZES, 200, 1),
+    ("RNN", SIZES, 400, 1),
+    ("RNN", SHORT, 20, 1),
+]
+
+
+def mean_square(outputs):
+    return outputs.square().mean()
+
+
+def full(cell, inputs):
+    outputs, _ = unroll(cell, inputs) if isinstance(cell, TanhCell) else cell(inputs)
+    mean_square(outputs).backward()
+
+
+def windows(module, inputs, depth):
+    """Every window as a sequence of its own, all in one batch, with the loss at its end; zeros before the beginning."""
+    time, batch, size = inputs.shape
+    padded = torch.cat([inputs.new_zeros(depth - 1, batch, size), inputs])
+    outputs, _ = module(padded.unfold(0, depth, 1).permute(3, 0, 1, 2).reshape(depth, time * batch, size))
+    mean_square(outputs[-1]).backward()
+
+
+def milliseconds(methods: dict) -> dict:
+    seconds = {name: [] for name in methods}
+    for _ in range(1 + RUNS):
+        for name, method in methods.items():
+            start = time.process_time()
+            method()
+            seconds[name].append(time.process_time() - start)
+    return {name: 1e3 * statistics.median(all_runs[1:]) for name, all_runs in seconds.items()}
+
+
+def megabytes(method) -> float:
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        method()
+    return sum(storage.nbytes() for storage in kept.values()) / 1e6
+
+
+def measure(kind: str, sizes: dict, depth: int, stride: int) -> dict:
+    torch.manual_seed(0)
+    inputs = torch.randn(sizes["time"], sizes["batch"], sizes["input"])
+    cell = (TanhCell if kind == "TanhCell" else getattr(nn, kind))(sizes["input"], sizes["hidden"])
+    module = nn.RNN(sizes["input"], sizes["hidden"]) if kind == "TanhCell" else cell
+    methods = {
+        "ours": lambda: truncated_backward(cell, inputs, mean_square, depth=depth, stride=stride),
+        "full": lambda: full(cell, inputs),
+        "full torch.nn": lambda: full(module, inputs),
+    }
+    if stride == 1 and depth < 100:  # beyond, the windows fill the memory
+        methods["windows"] = lambda: windows(module, inputs, depth)
+    took = milliseconds(methods)
+    return {
+        "cell": kind,
+        **sizes,
+        "depth": depth,
+        "stride": stride,
+        **{f"{name}, ms": took[name] for name in took},
+        **{f"ours / {name}": took["ours"] / took[name] for name in took if name != "ours"},
+        **{f"{name}, MB": megabytes(methods[name]) for name in took if name != "full torch.nn"},
+    }
+
+
+def main() -> None:
+    with runtime.one_thread():
+        table = pd.DataFrame([measure(*row) for row in ROWS]).round(2)
+        where = runtime.device_name(torch.device("cpu"))
+    print(table.to_string(index=False, na_rep=""))
+    rows = [{key: value for key, value in row.items() if value == value} for row in table.to_dict("records")]
+    record = {"device": where, "torch": torch.__version__, "date": date.today().isoformat(), "rows": rows}
+    path = ROOT / "benchmarks/results/truncation.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
