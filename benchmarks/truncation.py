@@ -50,11 +50,23 @@ def full(cell, inputs):
 
 
 def windows(module, inputs, depth):
-    """Every window as a sequence of its own, all in one batch, with the loss at its end; zeros before the beginning."""
-    time, batch, size = inputs.shape
-    padded = torch.cat([inputs.new_zeros(depth - 1, batch, size), inputs])
-    outputs, _ = module(padded.unfold(0, depth, 1).permute(3, 0, 1, 2).reshape(depth, time * batch, size))
-    mean_square(outputs[-1]).backward()
+    """The same gradient by windows, all in one batch, each from the state that was there and with the loss at its end.
+
+    An LSTM shows its states step by step only. The windows that the beginning cuts short are one run together.
+    """
+    _, batch, size = inputs.shape
+    with torch.no_grad():
+        if isinstance(module, nn.LSTM):
+            states = [tuple(torch.zeros(1, batch, module.hidden_size) for _ in range(2))]
+            for x_t in inputs[:-depth].split(1):
+                states.append(module(x_t, states[-1])[1])
+            start = tuple(torch.cat(parts, 1) for parts in zip(*states, strict=True))
+        else:
+            earlier = module(inputs[:-depth])[0].flatten(0, 1)
+            start = torch.cat([earlier.new_zeros(batch, module.hidden_size), earlier])[None]
+    whole, _ = module(inputs.unfold(0, depth, 1).permute(3, 0, 1, 2).reshape(depth, -1, size), start)
+    cut, _ = module(inputs[: depth - 1])
+    mean_square(torch.cat([cut, whole[-1].unflatten(0, (-1, batch))])).backward()
 
 
 def milliseconds(methods: dict) -> dict:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from test_recurrent import CELLS, all_close, parts
 from torch import nn
 
+from benchmarks import truncation
 from shared.recurrent import Cell, TanhCell, unroll
 from shared.truncation import truncated_backward
 
@@ -583,3 +584,13 @@ def test_what_draws_at_random_can_be_cut():
         result = truncated_backward(Drawing(INPUT, HIDDEN), X, torch.sum, depth=depth, stride=depth)
         assert result.loss.isfinite()
     assert truncated_backward(lstm(num_layers=2, dropout=0.5).eval(), X, torch.sum, depth=2).loss.isfinite()
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("depth", [2, 5, 11])
+def test_the_rival_of_the_benchmark_computes_the_same_gradient(kind, depth):
+    ours, rival, inputs = kind(INPUT, HIDDEN), kind(INPUT, HIDDEN), torch.randn(12, 2, INPUT)
+    rival.load_state_dict(ours.state_dict())
+    truncated_backward(ours, inputs, truncation.mean_square, depth=depth)
+    truncation.windows(rival, inputs, depth)
+    torch.testing.assert_close([p.grad for p in ours.parameters()], [p.grad for p in rival.parameters()])
