@@ -1,4 +1,4 @@
-"""Chapter 2: its checkers tell right from wrong, and what is printed in it is right on more than its own cases."""
+"""Chapter 2: wrong answers to its exercises, and what is printed in it is right on more than its own cases."""
 
 import collections
 import functools
@@ -7,7 +7,6 @@ import math
 
 import conftest
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,29 +14,12 @@ from hypothesis import strategies as st
 from shared import ledger, tasks
 from shared.exercises import chapter02
 from shared.recurrent import TanhCell, unroll
-from tools.book import chapter_paths, code_cells, read, tags
+from tools.book import chapter_paths, read
 
 NOTEBOOK = read(chapter_paths("02")[0])
 GIVEN = {"np": np, "torch": torch, "math": math, "collections": collections, "itertools": itertools, "tasks": tasks}
 GIVEN |= {"TanhCell": TanhCell, "unroll": unroll, "ledger": ledger, "chapter02": chapter02}
 printed = functools.partial(conftest.printed, NOTEBOOK, GIVEN)
-CHECKERS = {
-    "initial_adjoint": chapter02.initial_adjoint,
-    "window_floor": chapter02.window_floor,
-    "clip": chapter02.clip,
-}
-
-
-@pytest.mark.parametrize("name", CHECKERS)
-def test_the_solution_passes_and_the_stub_does_not(name):
-    _, solution, stub = printed("H", f"solution_{name}", f"my_{name}")
-    for _ in range(5):
-        assert CHECKERS[name].problem(solution) is None
-    assert "replace the line that raises" in CHECKERS[name].problem(stub)
-
-
-def test_every_exercise_has_a_checker_and_a_folded_solution():
-    assert sum("solution" in tags(cell) for cell in code_cells(NOTEBOOK)) == len(CHECKERS)
 
 
 def walk(states, W, adjoint, slope=True):
@@ -83,12 +65,6 @@ WRONG = [
     ("clip", in_place, "altered the gradients"),
     ("clip", lambda gs, c: scaled(gs, torch.tensor(c / norm(gs) if norm(gs) else math.nan).clamp(max=1)), "stay zero"),
 ]
-
-
-@pytest.mark.parametrize(("name", "answer", "advice"), WRONG)
-def test_a_wrong_answer_is_told_why(name, answer, advice):
-    for _ in range(3):
-        assert advice in CHECKERS[name].problem(answer)
 
 
 # The 5-gram model of the page is the rival that the network is measured against: it has to be a distribution.

@@ -62,9 +62,8 @@ LET_THROUGH = re.compile(
 )
 DECIMAL = re.compile(r"(?<![\w.])(?:\d*\.\d+(?!\.?\d)|\d+e[-−]?\d+)")
 WITH_UNIT = re.compile(r"(?<![\w.])\d[\d.,]*\s*(?:%|×(?!\s*\d)|(?:x|times|seconds?|s|ms|nats?|bits?|per cent)\b)")
-MEASURED = re.compile(
-    r"(?:\\approx|≈|\\simeq)\s*-?\d+\.\d+|\d\s*(?:\\,)?\s*\\%"
-)  # in mathematics: was not worked out exactly
+# In mathematics, what was not worked out exactly.
+MEASURED = re.compile(r"(?:\\approx|≈|\\simeq)\s*-?\d+\.\d+|\d\s*(?:\\,)?\s*\\%")
 
 
 def repository(root: Path) -> tuple[str, str]:
