@@ -44,7 +44,7 @@ serve: setup ## Show the built site in a browser
 	@$(PYTHON_IN) -m tools.site serve
 
 bench: setup ## Run every benchmark
-	@for file in benchmarks/*.py; do echo "$$file"; $(PYTHON_IN) "$$file" || exit 1; done
+	@for file in benchmarks/[!_]*.py; do echo "$$file"; $(PYTHON_IN) "$$file" || exit 1; done
 
 repository: setup ## Point the whole book at another repository: make repository URL=https://github.com/OWNER/NAME
 	@test -n "$$URL" || { echo "Say which repository, as in: make repository URL=https://github.com/OWNER/NAME" >&2; exit 1; }

@@ -5,25 +5,18 @@ processor time on one thread, the median of five runs in which the methods of a 
 of the tensors that graphs keep for the backward pass, not what that pass itself fills and frees.
 """
 
-import json
-import statistics
 import sys
-import time
-from datetime import date
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from shared import runtime  # noqa: E402
-from shared.recurrent import TanhCell, unroll  # noqa: E402
-from shared.truncation import truncated_backward  # noqa: E402
+from benchmarks._measure import mean_square, megabytes, milliseconds, report
+from shared.recurrent import TanhCell, unroll
+from shared.truncation import truncated_backward
 
-RUNS = 5
 SIZES = {"time": 400, "batch": 16, "input": 32, "hidden": 64}
 SHORT = {"time": 40, "batch": 200, "input": 4, "hidden": 4}  # the sizes of R2RT's speed test
 ROWS = [
@@ -38,10 +31,6 @@ ROWS = [
     ("RNN", SIZES, 400, 1),
     ("RNN", SHORT, 20, 1),
 ]
-
-
-def mean_square(outputs):
-    return outputs.square().mean()
 
 
 def full(cell, inputs):
@@ -69,29 +58,6 @@ def windows(module, inputs, depth):
     mean_square(torch.cat([cut, whole[-1].unflatten(0, (-1, batch))])).backward()
 
 
-def milliseconds(methods: dict) -> dict:
-    seconds = {name: [] for name in methods}
-    for _ in range(1 + RUNS):
-        for name, method in methods.items():
-            start = time.process_time()
-            method()
-            seconds[name].append(time.process_time() - start)
-    return {name: 1e3 * statistics.median(all_runs[1:]) for name, all_runs in seconds.items()}
-
-
-def megabytes(method) -> float:
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        method()
-    return sum(storage.nbytes() for storage in kept.values()) / 1e6
-
-
 def measure(kind: str, sizes: dict, depth: int, stride: int) -> dict:
     torch.manual_seed(0)
     inputs = torch.randn(sizes["time"], sizes["batch"], sizes["input"])
@@ -116,17 +82,5 @@ def measure(kind: str, sizes: dict, depth: int, stride: int) -> dict:
     }
 
 
-def main() -> None:
-    with runtime.one_thread():
-        table = pd.DataFrame([measure(*row) for row in ROWS]).round(2)
-        where = runtime.device_name(torch.device("cpu"))
-    print(table.to_string(index=False, na_rep=""))
-    rows = [{key: value for key, value in row.items() if value == value} for row in table.to_dict("records")]
-    record = {"device": where, "torch": torch.__version__, "date": date.today().isoformat(), "rows": rows}
-    path = ROOT / "benchmarks/results/truncation.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    report("truncation", measure, ROWS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_recurrent import CELLS, all_close, parts
+from test_recurrent import FORMS, all_close, parts
 from torch import nn
 
 from benchmarks import truncation
@@ -57,7 +57,7 @@ def two_layers(kind, **options):
 
 
 KINDS = {
-    **{kind.__name__: kind for kind in [*CELLS, LearntStart, ResidualCell, DelayCell]},
+    **{kind.__name__: kind for kind in [*FORMS, LearntStart, ResidualCell, DelayCell]},
     "RNN": nn.RNN,
     "RNN relu without bias": lambda *sizes: nn.RNN(*sizes, nonlinearity="relu", bias=False),
     "GRU": nn.GRU,
@@ -304,7 +304,7 @@ def test_calls_accumulate(depth, stride):
 
 
 @STYLES
-@pytest.mark.parametrize("kind", ["TanhCell", "GatedCell", "LSTM"])
+@pytest.mark.parametrize("kind", ["TanhCell", "PairCell", "LSTM"])
 def test_gradients_flow_on_through_the_inputs(kind, depth, stride):
     """Below the cell is an embedding, in the same graph as a part of the loss."""
     cell, readout, _, _ = example(kind)
@@ -373,7 +373,7 @@ def test_carried_states_join_the_parts_of_a_sequence(kind):
 
 
 @STYLES
-@pytest.mark.parametrize("kind", ["TanhCell", "GatedCell", "LearntStart", "DelayCell", "GRU", "LSTM of two layers"])
+@pytest.mark.parametrize("kind", ["TanhCell", "PairCell", "LearntStart", "DelayCell", "GRU", "LSTM of two layers"])
 def test_fresh_rows_begin_anew(kind, depth, stride):
     """A row that is fresh has the gradients of the initial state, and any other those of the state it carries."""
     cell, readout, inputs, state = example(kind, batch=3)
@@ -418,7 +418,7 @@ class Mixing(nn.Module):
         return outputs.amax(0).sum() + outputs.logsumexp(0).sum() + self.above(outputs)[0][-1].square().sum()
 
 
-@pytest.mark.parametrize("kind", ["TanhCell", "GatedCell", "LSTM"])
+@pytest.mark.parametrize("kind", ["TanhCell", "PairCell", "LSTM"])
 @pytest.mark.parametrize(("depth", "stride"), [(3, 1), (4, 3), (3, 3), (7, 1)])
 def test_a_loss_may_mix_steps(kind, depth, stride):
     cell, readout, inputs, state = example(kind)

@@ -195,3 +195,47 @@ def _check_kind(name: str, value: Tensor, like: Tensor) -> None:
     if (value.dtype, value.device) != (like.dtype, like.device):
         kind, got = (f"{one.dtype} on {one.device}" for one in (like, value))
         raise TypeError(f"{name} must be {kind}, as the cell is (got {got})")
+
+
+from shared.recurrent.fast import fast_unroll, linear_scan  # noqa: E402 (these modules use what is above)
+from shared.recurrent.gated import (  # noqa: E402
+    CoupledLSTMCell,
+    GatedCell,
+    GRUCell,
+    LSTMCell,
+    MinGRUCell,
+    MinLSTMCell,
+    NoForgetLSTMCell,
+    NormalisedPrototypeCell,
+    PeepholeLSTMCell,
+    PrototypeCell,
+    PseudoLSTMCell,
+    ResetAfterGRUCell,
+    chrono_init_,
+    from_torch,
+    to_torch,
+)
+
+__all__ = [
+    "Cell",
+    "CoupledLSTMCell",
+    "GRUCell",
+    "GatedCell",
+    "LSTMCell",
+    "MinGRUCell",
+    "MinLSTMCell",
+    "NoForgetLSTMCell",
+    "NormalisedPrototypeCell",
+    "PeepholeLSTMCell",
+    "PrototypeCell",
+    "PseudoLSTMCell",
+    "ResetAfterGRUCell",
+    "State",
+    "TanhCell",
+    "chrono_init_",
+    "fast_unroll",
+    "from_torch",
+    "linear_scan",
+    "to_torch",
+    "unroll",
+]
