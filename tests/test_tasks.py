@@ -1,6 +1,8 @@
-"""The echo task: its floors against known numbers, its draws against their chances."""
+"""The tasks: their floors against known numbers and large samples, their draws against their definitions."""
 
+import collections
 import math
+import re
 
 import pytest
 import torch
@@ -93,3 +95,167 @@ def test_bad_sizes_are_named(size):
 def test_a_generator_is_needed(generator):
     with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
         tasks.echo(1, 1, generator)
+
+
+def z(samples: torch.Tensor, expected: float) -> float:
+    """How many standard errors the mean of these independent samples is away."""
+    return float((samples.mean() - expected) / (samples.std() / len(samples) ** 0.5))
+
+
+def entropy(symbols: torch.Tensor) -> float:
+    """Of the frequencies with which they come, in nats."""
+    shares = symbols.flatten().bincount().double() / symbols.numel()
+    return float(-torch.xlogy(shares, shares).sum())
+
+
+@settings(max_examples=30, deadline=None)
+@given(length=st.integers(2, 40), batch_size=st.integers(1, 8), seed=st.integers(0, 2**32 - 1))
+def test_adding_marks_one_value_in_each_half(length, batch_size, seed):
+    inputs, targets, floors = tasks.adding(length, batch_size, seeded(seed))
+    assert inputs.shape == (length, batch_size, 2)
+    assert bool(((inputs[..., 0] >= 0) & (inputs[..., 0] < 1)).all())
+    for half in (inputs[: length // 2], inputs[length // 2 :]):
+        assert sorted(half[..., 1].flatten().unique().tolist()) in ([0, 1], [1])
+        assert half[..., 1].sum(0).tolist() == [1] * batch_size
+    for row, target in enumerate(targets):
+        assert float(target) == float(sum(value for value, mark in inputs[:, row] if mark == 1))
+    assert floors == tasks.adding_floors(length)
+
+
+def test_adding_floors_are_the_losses_of_their_models():
+    values, marks = tasks.adding(5, 200_000, seeded())[0].double().unbind(-1)
+    targets = (values * marks).sum(0)
+    floors = tasks.adding_floors(5)
+    assert floors == pytest.approx((1 / 6, (1 / 2 + 2 / 3) / 12, 1 / 12, 0))
+    assert abs(z((targets - 1) ** 2, floors.none)) < 4
+    assert abs(z((targets - values[:2].mean(0) - values[2:].mean(0)) ** 2, floors.no_marks)) < 4
+    for half in (slice(2), slice(2, 5)):
+        assert abs(z((targets - (values * marks)[half].sum(0) - 0.5) ** 2, floors.one)) < 4
+    for step, chance in enumerate([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3]):
+        assert abs(z(marks[step], chance)) < 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    delay=st.integers(1, 20), batch_size=st.integers(1, 4), symbols=st.integers(1, 9), count=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_copy_repeats_what_was_shown_after_the_cue(delay, batch_size, symbols, count, seed):
+    inputs, targets, _ = tasks.copy_memory(delay, batch_size, seeded(seed), symbols, count)
+    assert inputs.shape == (delay + 2 * count, batch_size, symbols + 2)
+    assert bool((inputs.sum(-1) == 1).all())
+    blank, cue = symbols, symbols + 1
+    for shown, wanted in zip(inputs.argmax(-1).T.tolist(), targets.T.tolist(), strict=True):
+        assert max(shown[:count]) < symbols
+        assert shown[count:] == [blank] * (delay - 1) + [cue] + [blank] * count
+        assert wanted == [blank] * (count + delay) + shown[:count]
+
+
+def test_copy_floors_are_the_losses_of_their_models():
+    _, targets, floors = tasks.copy_memory(7, 50_000, seeded(), symbols=3, count=2)
+    assert floors == tasks.copy_floors(7, 3, 2)
+    assert floors.none == pytest.approx(entropy(targets), abs=0.001)
+    assert floors.when == pytest.approx(sum(entropy(step) for step in targets) / len(targets), abs=0.001)
+    assert floors.both == 0
+    published = [tasks.copy_floors(delay).when for delay in (100, 200, 500, 1000)]
+    assert published == pytest.approx([0.1733, 0.0945, 0.0400, 0.0204], abs=5e-5)
+
+
+LOOP = "(?:T*VPX)*T*V(?:V|PS)"  # from the node that P leads to, to the node before E
+STRING = re.compile(f"B([TP])B(?:TS*X(?:S|X{LOOP})|P{LOOP})E\\1E")
+
+
+def spelt(letters: torch.Tensor) -> str:
+    return "".join(tasks.LETTERS[i] for i in letters)
+
+
+@pytest.mark.parametrize("word", ["BTSSXXTVVE", "BPVVE", "BTXXVPSE", "BPVPXVPXVPXVVE", "BTSXXVPSE", "BPTVPSE", "BTXSE"])
+def test_the_grammar_has_the_strings_of_the_literature(word):
+    node = 0
+    for letter in word:
+        node = tasks.REBER[node][letter]
+    assert node == 7
+    assert all(STRING.fullmatch(f"B{fork}{word}{fork}E") for fork in "TP")
+
+
+def test_reber_streams_are_strings_one_after_another():
+    inputs, targets, possible, decisive, _ = tasks.reber(1000, 40, seeded())
+    assert inputs.shape == possible.shape == (1000, 40, 7)
+    letters = torch.cat((inputs.argmax(-1), targets[-1:]))
+    assert torch.equal(letters[1:], targets)
+    came, could = collections.defaultdict(list), collections.defaultdict(set)
+    for row in range(40):
+        text, at, ends = spelt(letters[:, row]), 0, []
+        could_row = [spelt(a.nonzero()) for a in possible[:, row]]
+        while string := STRING.match(text, at):
+            for n in range(
+                1, len(string[0]) + (string.end() < len(text))
+            ):  # what came next, by all since the last start
+                came[string[0][:n]].append(text[at + n])
+                could[string[0][:n]].add(could_row[at + n - 1])
+            at = string.end()
+            ends.append(at - 3)  # here the letter before the decisive one has been read
+        assert len(text) - at < 100
+        assert set(ends) == set(decisive[: max(at - 2, 0), row].nonzero().flatten().tolist())
+    often = [start for start in came if len(came[start]) > 40]
+    assert len(often) > 100
+    for start in often:
+        assert could[start] == {"".join(sorted(set(came[start]), key=tasks.LETTERS.index))}
+    assert all(set(came[start]) <= set("".join(could[start])) for start in came)
+
+
+def test_reber_floors_are_known_numbers_and_those_of_a_long_stream():
+    # A string visits nodes 1, 2, 4, 5 and 6 of the grammar once on average and node 3 twice: with B, twelve letters with
+    # the four around them, and seven choices, of which one is the second letter; the decisive one would be the eighth.
+    floors = tasks.reber_floors()
+    assert floors.both == pytest.approx(7 * math.log(2) / 12, rel=1e-12)
+    assert floors.place == pytest.approx(8 * math.log(2) / 12, rel=1e-12)
+    stream = tasks.reber(1100, 400, seeded(2))
+    assert stream.floors == floors
+    nats = stream.possible[100:].sum(-1).double().log()  # the first letters are not in the long run yet
+    assert abs(z(nats.mean(0), floors.both)) < 4
+    assert abs(z((nats + math.log(2) * stream.decisive[100:]).mean(0), floors.place)) < 4
+    assert floors.none == pytest.approx(entropy(stream.targets), abs=0.002)
+    for pair in ("TP", "SX", "TV", "PV"):  # each of two ways is taken half of the time
+        here = (stream.possible == torch.tensor([letter in pair for letter in tasks.LETTERS])).all(-1)
+        drawn = stream.targets[here]
+        assert abs(z((drawn == tasks.LETTERS.index(pair[0])).double(), 0.5)) < 4
+
+
+def test_reber_strings_and_their_floors():
+    strings, floors, mean_length = tasks.reber_strings(20_000, seeded())
+    words = [spelt(string) for string in strings]
+    assert all(STRING.fullmatch(word) for word in words)
+    lengths = torch.tensor([len(string) for string in strings], dtype=torch.float64)
+    assert mean_length == pytest.approx(12, rel=1e-12)
+    assert abs(z(lengths, mean_length)) < 4
+    assert lengths.min() == 9
+    assert floors.place == pytest.approx(8 * math.log(2), rel=1e-12)
+    assert floors.both == pytest.approx(7 * math.log(2), rel=1e-12)
+    assert floors.none == pytest.approx(11 * entropy(torch.cat([string[1:] for string in strings])), rel=0.003)
+    for word in ("BTBTXSETE", "BPBPVVEPE"):  # four choices each
+        assert words.count(word) / len(words) == pytest.approx(2**-4, abs=0.007)
+
+
+@pytest.mark.parametrize(
+    ("draw", "names"),
+    [
+        (lambda g, a=9, b=4: tasks.adding(a, b, g), ("length", "batch_size")),
+        (lambda g, a=9, b=4, c=3, d=2: tasks.copy_memory(a, b, g, c, d), ("delay", "batch_size", "symbols", "count")),
+        (lambda g, a=9, b=4: tasks.reber(a, b, g), ("length", "batch_size")),
+        (lambda g, a=9: tasks.reber_strings(a, g), ("count",)),
+    ],
+)
+def test_the_generator_decides_and_bad_arguments_are_named(draw, names):
+    torch.manual_seed(0)
+    first, other = draw(seeded(3))[0], draw(seeded(4))[0]
+    torch.manual_seed(1)
+    assert str(draw(seeded(3))[0]) == str(first) != str(other)
+    for name, argument in zip(names, "abcd", strict=False):
+        for size in (0, -1, 2.0, True, "3"):
+            with pytest.raises(ValueError, match=f"^{name} must be a whole number of at least [12] .*got {size!r}"):
+                draw(seeded(), **{argument: size})
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
+        draw(None)
+    with pytest.raises(ValueError, match=r"length must be .* at least 2"):
+        tasks.adding(1, 1, seeded())
