@@ -69,7 +69,8 @@ WRONG = [
     ("largest_stable_step", lambda product, n: 1 / eigenvalues(product, n)[-1], "1/L"),
     ("largest_stable_step", lambda product, n: 2 * eigenvalues(product, n)[-1], "2L"),
     ("largest_stable_step", lambda product, n: eigenvalues(product, n)[-1], "the largest eigenvalue itself"),
-    ("largest_stable_step", lambda product, n: 2 / eigenvalues(product, n).sum(), "the trace"),
+    # a trace that happens to be twice the largest eigenvalue makes this the other mistake
+    ("largest_stable_step", lambda product, n: 2 / eigenvalues(product, n).sum(), "the trace|1/L"),
     ("largest_stable_step", power_too_short, "repeat until the estimate settles"),
 ]
 
