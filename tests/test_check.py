@@ -42,6 +42,12 @@ def test_markup_of_the_site_alone_is_refused(book, source):
     assert any("renders only on the site" in problem for problem in with_prose(book, source))
 
 
+def test_a_numbered_equation_of_several_lines_is_refused(book):
+    lines = "\\begin{aligned} x &= 1, \\\\ y &= 2 \\end{aligned}"
+    assert any("takes no \\tag" in problem for problem in with_prose(book, f"$${lines} \\tag{{1.1}}$$"))
+    assert with_prose(book, f"$${lines}$$") == []
+
+
 @pytest.mark.parametrize("source", ["So\n$$x^2.$$", "$$x^2.$$\nThen", "So $$x^2$$ is it.", "\n\nSo\n$$x^2.$$\n\nThen"])
 def test_an_equation_that_is_no_paragraph_is_refused(book, source):
     assert any("blank line on both sides" in problem for problem in with_prose(book, source))

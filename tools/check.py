@@ -107,6 +107,9 @@ def check_title(notebook, path: Path, root: Path) -> Iterator[str]:
 
 def check_markup(notebook, path: Path, root: Path) -> Iterator[str]:
     for text in prose(notebook):
+        for formula in MATH.findall(text):
+            if "\\\\" in formula and "\\tag" in formula:  # the site sets several lines where no \tag is allowed
+                yield f"an equation of several lines takes no \\tag: write an equation for each line, near {formula[:40]!r}"
         text = MATH.sub(lambda formula: "$$" if formula.group().startswith("$$") else "$", text)
         for what, pattern in MYST.items():
             for match in re.finditer(pattern, text, re.M):
