@@ -15,7 +15,7 @@ PATHS = sorted((ROOT / "shared").rglob("*.py"))
 ROOMS = [
     ["runtime"],
     ["datasets"],
-    ["tasks"],
+    ["tasks", "batching"],
     ["recurrent"],
     ["truncation", "checkpointing"],
     ["stochastic", "discrete", "fast_weights", "synthetic_gradients"],
