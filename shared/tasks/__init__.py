@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shared.tasks._check import check
+from shared.tasks.dialects import HABITS, DialectFloors, Dialects, dialect_floors, reber_dialects
 from shared.tasks.grammar import (
     EMBEDDED_REBER,
     LETTERS,
@@ -17,6 +18,7 @@ from shared.tasks.grammar import (
     Reber,
     ReberFloors,
     ReberStrings,
+    is_reber,
     reber,
     reber_floors,
     reber_strings,
@@ -24,6 +26,7 @@ from shared.tasks.grammar import (
 
 __all__ = [
     "EMBEDDED_REBER",
+    "HABITS",
     "LAGS",
     "LETTERS",
     "REBER",
@@ -31,6 +34,8 @@ __all__ = [
     "AddingFloors",
     "Copy",
     "CopyFloors",
+    "DialectFloors",
+    "Dialects",
     "Echo",
     "EchoFloors",
     "Reber",
@@ -40,11 +45,14 @@ __all__ = [
     "adding_floors",
     "copy_floors",
     "copy_memory",
+    "dialect_floors",
     "echo",
     "echo_chance",
     "echo_floor",
     "echo_floors",
+    "is_reber",
     "reber",
+    "reber_dialects",
     "reber_floors",
     "reber_strings",
 ]

@@ -174,3 +174,23 @@ def _reber_walk(
     for way in ways.unbind(0):  # each a view: the fair bits become the ways in place
         state = tables.follow[way.add_(state)]
     return ways
+
+
+def is_reber(string: Int[Tensor, " letters"]) -> bool:
+    """Whether these indices into LETTERS are one whole string of the embedded Reber grammar, from its B to its last E.
+
+    An index that is no letter makes it none, as does a string too short or too long.
+
+    Raises ValueError if `string` is not one-dimensional, and TypeError if it is not a tensor of integers.
+    """
+    if not isinstance(string, Tensor) or string.is_floating_point() or string.dtype == torch.bool:
+        raise TypeError(f"string must be a tensor of integers (got {getattr(string, 'dtype', type(string).__name__)})")
+    if string.ndim != 1:
+        raise ValueError(f"string must have one dimension (got shape {tuple(string.shape)})")
+    node = "start"
+    for position, index in enumerate(string.tolist()):
+        letter = LETTERS[index] if 0 <= index < len(LETTERS) else None
+        if letter not in EMBEDDED_REBER[node] or (node == "start" and position > 0):  # a second string begins
+            return False
+        node = EMBEDDED_REBER[node][letter]
+    return node == "start" and len(string) > 0
