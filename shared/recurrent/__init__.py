@@ -215,6 +215,13 @@ from shared.recurrent.gated import (  # noqa: E402
     from_torch,
     to_torch,
 )
+from shared.recurrent.padded import (  # noqa: E402
+    last_outputs,
+    length_mask,
+    masked_mean,
+    reverse_padded,
+    run_padded,
+)
 
 __all__ = [
     "Cell",
@@ -235,7 +242,12 @@ __all__ = [
     "chrono_init_",
     "fast_unroll",
     "from_torch",
+    "last_outputs",
+    "length_mask",
     "linear_scan",
+    "masked_mean",
+    "reverse_padded",
+    "run_padded",
     "to_torch",
     "unroll",
 ]
