@@ -1,6 +1,7 @@
 """Checkers for the exercises of chapter 7, sequences of different lengths."""
 
 import collections
+import itertools
 import random
 
 import numpy as np
@@ -115,7 +116,7 @@ def epoch(answer):
 def _most_batches(count, buckets, size):
     """The number of batches, if each bucket is cut into as few as it can be."""
     edges = [count * k // buckets for k in range(buckets + 1)]
-    return sum(-(-(high - low) // size) for low, high in zip(edges[:-1], edges[1:], strict=True)) + buckets  # noqa: RUF007
+    return sum(-(-(high - low) // size) for low, high in itertools.pairwise(edges)) + buckets
 
 
 @checker("7.4", "Flipped, row b begins with T − T_b steps of padding; rolled back by as many, they stand at its end.")
