@@ -114,14 +114,14 @@ class Estimator(nn.Module):
             raise ValueError(f"logits must be a floating-point tensor {axes} (got {got})")
         if self.neurons is OneHot and logits.shape[-1] < 2:
             raise ValueError(f"logits must have at least 2 categories (got shape {tuple(logits.shape)})")
-        # One sum is a twentieth of the cost of looking at every number, and finite only if they all are.
-        if not torch.isfinite(logits.detach().sum()) and not torch.isfinite(logits).all():
-            nan, infinite = int(logits.isnan().sum()), int(logits.isinf().sum())
-            raise ValueError(f"logits must be finite (got {nan} NaN and {infinite} infinite)")
         if self.generator is not None and self.generator.device.type != logits.device.type:
             raise ValueError(
                 f"generator must be on the device of the logits, {logits.device} (got one on {self.generator.device})"
             )
+        # One sum is a twentieth of the cost of looking at every number, and finite only if they all are.
+        if not torch.isfinite(logits.detach().sum()) and not torch.isfinite(logits).all():
+            nan, infinite = int(logits.isnan().sum()), int(logits.isinf().sum())
+            raise ValueError(f"logits must be finite (got {nan} NaN and {infinite} infinite)")
 
     def extra_repr(self) -> str:
         return f"neurons={self.neurons.__name__}, samples={self.samples}, slope={self.slope}"
@@ -247,6 +247,12 @@ class _Regression(nn.Module):
         """0 until there is anything to go by. That both means start at 0 cancels in the quotient."""
         return self.product / self.square.clamp(min=torch.finfo(self.square.dtype).tiny)
 
+    def check(self, shape: torch.Size) -> None:
+        if self.product.shape != shape:  # which could broadcast, and give gradients of a wrong size
+            raise ValueError(
+                f"units must be the shape of one example's logits, {tuple(shape)} (got {tuple(self.product.shape)})"
+            )
+
     def update(self, y: Tensor, x: Tensor) -> None:
         """A step of both running means, after the coefficient has been used: chosen on other samples, it biases nothing."""
         for mean, new in ((self.product, y * x), (self.square, x * x)):
@@ -260,13 +266,17 @@ class RunningBaseline(Reinforce):
     R2RT, "Binary stochastic neurons" (2016), its "variance-adjusted" estimator (where the second starts at 1). Unbiased,
     since a baseline is used before it is brought up to date with the samples at hand, and only where a gradient is wanted.
 
-    units: of the layer, or the shape of one example's logits.
+    units: of the layer of bits, or the shape of one example's logits.
     decay: of the running means at each call, at least 0 and below 1.
     """
 
     def __init__(self, units: int | tuple[int, ...], *, decay: float = 0.95, **options):
         super().__init__(**options)
         self.baseline = _Regression(units, decay)
+
+    def _check(self, logits: Tensor) -> None:
+        super()._check(logits)
+        self.baseline.check(logits.shape[-self.neurons.event_dims :])
 
     def _score(self, losses: Tensor, residuals: Tensor) -> Tensor:
         losses = self._broadcast(losses)
@@ -325,12 +335,17 @@ class Rebar(_BinaryEstimator):
         self.temperature = check_positive("temperature", temperature)
         self.scale = _Regression(units, decay)
 
+    def _check(self, logits: Tensor) -> None:
+        super()._check(logits)
+        self.scale.check(logits.shape[-self.neurons.event_dims :])
+
     def _estimate(self, logits: Tensor, loss_of: Loss) -> Tensor:
         if not _wants_gradient(logits):
             return super()._estimate(logits, loss_of)
         a = self._repeated(logits.detach()).clone().requires_grad_()
+        temperature = check_positive("temperature", self.temperature)
         b, z, z_given_b = _relaxed_pair(a, self.generator)
-        soft = (torch.cat([z, z_given_b]) / check_positive("temperature", self.temperature)).sigmoid()
+        soft = (torch.cat([z, z_given_b]) / temperature).sigmoid()
         losses, at_z, at_z_given_b = self._losses(loss_of, torch.cat([b, soft])).chunk(3)
         (slope,) = torch.autograd.grad(at_z.sum() - at_z_given_b.sum(), a, retain_graph=True)
         residual = b - self.neurons.probabilities(a.detach())
