@@ -1,5 +1,6 @@
 """Estimators of the gradient of an expected loss through stochastic neurons, behind one interface."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -66,7 +67,7 @@ class Estimator(nn.Module):
                 f"{type(self).__name__} needs the loss to give a gradient: call expectation(logits, loss_of), "
                 "or sample under torch.no_grad()"
             )
-        return self._values((self.slope * logits)[None])[0]
+        return self._values((self.slope * logits)[None]).squeeze(0)  # whose gradient, unlike that of [0], is a view
 
     def expectation(self, logits: Float[Tensor, "*batch units"], loss_of: Loss) -> Float[Tensor, "*batch"]:
         """One loss for each example, with the estimate as its gradient; see the class."""
@@ -119,7 +120,7 @@ class Estimator(nn.Module):
                 f"generator must be on the device of the logits, {logits.device} (got one on {self.generator.device})"
             )
         # One sum is a twentieth of the cost of looking at every number, and finite only if they all are.
-        if not torch.isfinite(logits.detach().sum()) and not torch.isfinite(logits).all():
+        if not math.isfinite(logits.detach().sum().item()) and not torch.isfinite(logits).all():
             nan, infinite = int(logits.isnan().sum()), int(logits.isinf().sum())
             raise ValueError(f"logits must be finite (got {nan} NaN and {infinite} infinite)")
 
