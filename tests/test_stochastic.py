@@ -1015,9 +1015,9 @@ def test_bad_logits(make):
     integers = torch.zeros(2, 3, dtype=torch.long)
     refused = {
         "logits must be finite (got 1 NaN and 2 infinite)": bad,
-        "logits must be a floating-point tensor (*batch, units) (got (2, 3), torch.int64)": integers,
-        "logits must be a floating-point tensor (*batch, units) (got ()": torch.tensor(0.5),
-        "logits must be a floating-point tensor (*batch, units) (got [0.5": [0.5, 0.5, 0.5],
+        "logits must be a tensor (*batch, units) of float32 or float64 (got (2, 3), torch.int64)": integers,
+        "logits must be a tensor (*batch, units) of float32 or float64 (got ()": torch.tensor(0.5),
+        "logits must be a tensor (*batch, units) of float32 or float64 (got [0.5": [0.5, 0.5, 0.5],
     }
     for training in (True, False):
         estimator.train(training)
@@ -1043,7 +1043,9 @@ def test_bad_logits_of_categories():
         estimator = make(neurons=OneHot)
         with pytest.raises(ValueError, match=re.escape("at least 2 categories (got shape (4, 2, 1))")):
             estimator.expectation(torch.zeros(4, 2, 1), lambda b: b.sum((-1, -2)))
-        with pytest.raises(ValueError, match=re.escape("(*batch, units, categories) (got (3,), torch.float32)")):
+        with pytest.raises(
+            ValueError, match=re.escape("(*batch, units, categories) of float32 or float64 (got (3,), torch.float32)")
+        ):
             estimator(torch.zeros(3))
 
 
@@ -1053,13 +1055,13 @@ def test_another_number_of_units_is_refused(units):
     for make in (RunningBaseline, Rebar):
         estimator = make(units, generator=seeded(48))
         for call in (estimator.eval(), lambda logits: estimator.train().expectation(logits, curved)):  # noqa: B023
-            with pytest.raises(ValueError, match=re.escape("units must be the shape of one example's logits, (3,)")):
+            with pytest.raises(ValueError, match=re.escape("units must be the last axes of the logits, (")):
                 call(LOGITS)
         assert torch.equal(estimator.generator.get_state(), seeded(48).get_state())
     logits = torch.zeros(2, 1, requires_grad=True)
     with pytest.raises(ValueError, match="units"):
         RunningBaseline(UNITS).expectation(logits, lambda b: b.sum(-1))
-    with pytest.raises(ValueError, match=re.escape("(2, 3) (got (3,))")):
+    with pytest.raises(ValueError, match=re.escape("2, 3) (got (3,))")):
         RunningBaseline(3, neurons=OneHot).expectation(CATEGORIES, curved_of_categories)
 
 
@@ -1144,3 +1146,25 @@ def test_bad_losses_change_no_running_mean(make):
                 estimator.expectation(logits, loss_of)
             assert got in str(error.value)
         assert all(not buffer.any() for buffer in estimator.buffers())
+
+
+def test_networks_side_by_side_have_running_means_of_their_own():
+    """Logits (batch, networks, units), the second network with losses a hundred times as large."""
+    logits = torch.zeros(200, 2, UNITS, requires_grad=True)
+    for make in (RunningBaseline, Rebar):
+        estimator = make((2, UNITS), generator=seeded(60))
+        estimator.expectation(logits, lambda bits: curved(bits) * torch.tensor([1.0, 100.0])).sum().backward()
+        product = (estimator.baseline if make is RunningBaseline else estimator.scale).product
+        assert product.shape == (2, UNITS)
+        assert (product[1].abs() > 20 * product[0].abs()).all()
+
+
+def test_running_means_rest_where_no_gradient_is_wanted():
+    estimator = RunningBaseline(UNITS, generator=seeded(61))
+    estimator.expectation(torch.zeros(9, UNITS), curved)
+    assert not estimator.baseline.square.any()
+
+
+def test_half_precision_is_refused():
+    with pytest.raises(ValueError, match="of float32 or float64"):
+        StraightThrough()(torch.zeros(2, 3, dtype=torch.bfloat16))

@@ -109,10 +109,11 @@ class Estimator(nn.Module):
     def _check(self, logits: Tensor) -> None:
         check_positive("slope", self.slope)
         least = self.neurons.event_dims
-        if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim < least:
+        if not isinstance(logits, Tensor) or logits.dtype not in (torch.float32, torch.float64) or logits.ndim < least:
             got = f"{tuple(logits.shape)}, {logits.dtype}" if isinstance(logits, Tensor) else repr(logits)
             axes = "(*batch, units)" if least == 1 else "(*batch, units, categories)"
-            raise ValueError(f"logits must be a floating-point tensor {axes} (got {got})")
+            # Uniform numbers of half the precision are too coarse: rare events would come at wrong rates.
+            raise ValueError(f"logits must be a tensor {axes} of float32 or float64 (got {got})")
         if self.neurons is OneHot and logits.shape[-1] < 2:
             raise ValueError(f"logits must have at least 2 categories (got shape {tuple(logits.shape)})")
         if self.generator is not None and self.generator.device.type != logits.device.type:
@@ -208,6 +209,8 @@ class Reinforce(Estimator):
     """The score-function estimator (Williams, 1992), f(b) (b − p): unbiased. The mean of `samples` of them."""
 
     def _estimate(self, logits: Tensor, loss_of: Loss) -> Tensor:
+        if not _wants_gradient(logits):
+            return super()._estimate(logits, loss_of)
         probabilities = self.neurons.probabilities(logits.detach())
         values = self.neurons.sample(self._repeated(probabilities), self.generator)
         losses = self._losses(loss_of, values)
@@ -248,11 +251,12 @@ class _Regression(nn.Module):
         """0 until there is anything to go by. That both means start at 0 cancels in the quotient."""
         return self.product / self.square.clamp(min=torch.finfo(self.square.dtype).tiny)
 
-    def check(self, shape: torch.Size) -> None:
-        if self.product.shape != shape:  # which could broadcast, and give gradients of a wrong size
-            raise ValueError(
-                f"units must be the shape of one example's logits, {tuple(shape)} (got {tuple(self.product.shape)})"
-            )
+    def check(self, logits: Tensor, event_dims: int) -> None:
+        units = tuple(self.product.shape)
+        if (
+            len(units) < event_dims or logits.shape[-len(units) :] != units
+        ):  # it could broadcast, and give wrong gradients
+            raise ValueError(f"units must be the last axes of the logits, {tuple(logits.shape)} (got {units})")
 
     def update(self, y: Tensor, x: Tensor) -> None:
         """A step of both running means, after the coefficient has been used: chosen on other samples, it biases nothing."""
@@ -267,7 +271,8 @@ class RunningBaseline(Reinforce):
     R2RT, "Binary stochastic neurons" (2016), its "variance-adjusted" estimator (where the second starts at 1). Unbiased,
     since a baseline is used before it is brought up to date with the samples at hand, and only where a gradient is wanted.
 
-    units: of the layer of bits, or the shape of one example's logits.
+    units: of the layer of bits, or the shape of the last axes of the logits: (units, k) for `OneHot`, (networks, units) for
+        bits of several networks side by side.
     decay: of the running means at each call, at least 0 and below 1.
     """
 
@@ -277,13 +282,12 @@ class RunningBaseline(Reinforce):
 
     def _check(self, logits: Tensor) -> None:
         super()._check(logits)
-        self.baseline.check(logits.shape[-self.neurons.event_dims :])
+        self.baseline.check(logits, self.neurons.event_dims)
 
     def _score(self, losses: Tensor, residuals: Tensor) -> Tensor:
         losses = self._broadcast(losses)
         estimate = ((losses - self.baseline.coefficient) * residuals).mean(0)
-        if torch.is_grad_enabled():
-            self.baseline.update(losses * residuals, residuals)
+        self.baseline.update(losses * residuals, residuals)
         return estimate
 
 
@@ -323,12 +327,12 @@ class DisArm(Arm):
 class Rebar(_BinaryEstimator):
     """REBAR (Tucker et al., 2017): the score-function estimator less a control variate made of a relaxation; unbiased.
 
-    With z = a + logit u, b = 1[z > 0], z̃ drawn given b, and s = σ(·/τ): f(b)(b − p) − η x, where
-    x = f(s(z̃))(b − p) − ∂f(s(z))/∂a + ∂f(s(z̃))/∂a has mean zero. η is a running regression coefficient for each unit, as
+    With z = a + logit u, b = 1[z > 0], z̃ drawn given b, and s = σ(·/τ): f(b)(b − p) − c x, where
+    x = f(s(z̃))(b − p) − ∂f(s(z))/∂a + ∂f(s(z̃))/∂a has mean zero. c is a running regression coefficient for each unit, as
     in `RunningBaseline`, which leaves least variance; it starts at 0. A sample takes three evaluations of the loss, two of
     them between the decisions, from which parameters inside `loss_of` get no gradient. Bits only.
 
-    units: of the layer. decay: of the running means. temperature: τ > 0 of the relaxation.
+    units, decay: as in `RunningBaseline`. temperature: τ > 0 of the relaxation.
     """
 
     def __init__(self, units: int, *, temperature: float = 0.5, decay: float = 0.95, **options):
@@ -338,7 +342,7 @@ class Rebar(_BinaryEstimator):
 
     def _check(self, logits: Tensor) -> None:
         super()._check(logits)
-        self.scale.check(logits.shape[-self.neurons.event_dims :])
+        self.scale.check(logits, self.neurons.event_dims)
 
     def _estimate(self, logits: Tensor, loss_of: Loss) -> Tensor:
         if not _wants_gradient(logits):
