@@ -13,13 +13,12 @@ from shared.stochastic.schedules import check_positive
 def ternary_activation(x: Float[Tensor, "*shape"], slope: float = 1.0) -> Float[Tensor, "*shape"]:
     """f(m x) with f(x) = 1.5 tanh x + 0.5 tanh(−3x), m the slope: in (−1, 1), odd, rising, and flat at 0.
 
-    R2RT, "Beyond binary: ternary and one-hot neurons" (2017). Computed as 4t³/(1 + 3t²), t = tanh(m x), which takes one tanh
-    and does not cancel near 0, where f(x) is 4x³. |f(x)| is ½ at |x| = 0.7947; since that is where m x is compared, a larger
-    slope makes the middle step narrower, not only steeper: `soft_staircase` does not have this fault.
+    R2RT, "Beyond binary: ternary and one-hot neurons" (2017). Equal to 4t³/(1 + 3t²) with t = tanh(m x). |f(x)| is ½ at
+    |x| = 0.7947; since m x is what is compared with that, a larger slope makes the middle step narrower as well as its edges
+    steeper, until it is gone. `soft_staircase` keeps it.
     """
-    t = torch.tanh(check_positive("slope", slope) * x)
-    square = t * t
-    return t * (4 * square / (1 + 3 * square))
+    x = check_positive("slope", slope) * x
+    return 0.5 * (3 * torch.tanh(x) - torch.tanh(3 * x))
 
 
 def soft_staircase(x: Float[Tensor, "*shape"], slope: float = 1.0) -> Float[Tensor, "*shape"]:
