@@ -208,12 +208,12 @@ def test_a_codebook_passes_on_the_nearest_vector_and_learns():
     distance = (z[:, :, None] - codebook.vectors).square().sum(-1)
     nearest = torch.stack([codebook.vectors[g, distance.argmin(-1)[:, g]] for g in range(3)], 1)
     torch.testing.assert_close(e, nearest)
-    torch.testing.assert_close(codebook.penalty, 1.25 * (z - nearest).square().sum((1, 2)))
+    torch.testing.assert_close(codebook.penalty, 1.25 * (z - nearest).square().mean((1, 2)))
     upstream = torch.randn_like(e)
     assert torch.equal(torch.autograd.grad(e, z, upstream, retain_graph=True)[0], upstream)
     of_vectors, of_z = torch.autograd.grad(codebook.penalty.sum(), [codebook.vectors, z])
-    torch.testing.assert_close(of_z, 0.5 * (z - nearest))
-    torch.testing.assert_close(of_vectors.sum((1, 2)), 2 * (nearest - z).sum((0, 2)))
+    torch.testing.assert_close(of_z, 0.5 / 12 * (z - nearest))
+    torch.testing.assert_close(of_vectors.sum((1, 2)), 2 / 12 * (nearest - z).sum((0, 2)))
 
 
 def test_levels_are_equally_spaced_and_let_the_gradient_through():
