@@ -2,7 +2,8 @@
 
 A stochastic neuron draws its value from a distribution that depends on its logits a: a bit, `Binary`, with P(1) = σ(a), or
 one of k categories, `OneHot`, with probabilities softmax(a). `Estimator` is the interface of all that can be done about the
-gradient of the expected loss, ∂E[f(b)]/∂a; each of its kinds works with both neurons unless it says otherwise.
+gradient of the expected loss, ∂E[f(b)]/∂a; each of its kinds works with both neurons unless it says otherwise. `Ternary` is
+a layer of neurons with the values −1, 0 and 1, which passes the gradient straight through.
 """
 
 from shared.stochastic.estimators import (
@@ -19,6 +20,7 @@ from shared.stochastic.estimators import (
 )
 from shared.stochastic.neurons import Binary, OneHot, straight_through
 from shared.stochastic.schedules import Geometric, Linear
+from shared.stochastic.ternary import Ternary, soft_staircase, ternary_activation, to_integers
 
 __all__ = [
     "Arm",
@@ -35,5 +37,9 @@ __all__ = [
     "Reinforce",
     "RunningBaseline",
     "StraightThrough",
+    "Ternary",
+    "soft_staircase",
     "straight_through",
+    "ternary_activation",
+    "to_integers",
 ]
