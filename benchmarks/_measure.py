@@ -44,10 +44,10 @@ def megabytes(method) -> float:
     return sum(storage.nbytes() for storage in kept.values()) / 1e6
 
 
-def report(name: str, measure, rows: list[tuple]) -> None:
+def report(name: str, measure, rows: list[tuple], decimals: int = 2) -> None:
     """Print a table of what `measure` finds, row by row on one thread, and store it in `results/name.json`."""
     with runtime.one_thread():
-        table = pd.DataFrame([measure(*row) for row in rows]).round(2)
+        table = pd.DataFrame([measure(*row) for row in rows]).round(decimals)
         where = runtime.device_name(torch.device("cpu"))
     print(table.to_string(index=False, na_rep=""))
     found = [{key: value for key, value in row.items() if value == value} for row in table.to_dict("records")]

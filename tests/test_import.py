@@ -18,7 +18,8 @@ ROOMS = [
     ["tasks", "batching"],
     ["recurrent"],
     ["truncation", "checkpointing"],
-    ["stochastic", "discrete", "fast_weights", "synthetic_gradients"],
+    ["stochastic"],
+    ["discrete", "fast_weights", "synthetic_gradients"],
     ["training"],
     ["ledger", "figures", "exercises"],
 ]
