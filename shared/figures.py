@@ -67,6 +67,18 @@ def band(ax, x, runs, label: str | None = None, color=None, **line):
     return drawn
 
 
+def dots(ax, runs, rows, color, shift: float = 0.0) -> None:
+    """Draw a dot for each seed on a row of its own for each of `runs`, shape (rows, seeds), with the means' 95 % intervals.
+
+    `rows` are the heights of the rows; `shift` is added to them, so that two sets of dots can stand in one row.
+    """
+    for values, row in zip(runs, rows, strict=True):
+        values = np.asarray(values, dtype=float)
+        _, low, high = interval(values)
+        ax.plot([low, high], [row + shift] * 2, color=color, linewidth=1.4)
+        ax.plot(values, [row + shift] * len(values), "o", color=color, markersize=4.5, alpha=0.75, markeredgewidth=0)
+
+
 def floor(ax, value: float, name: str, axis: str = "y", side: str = "left") -> None:
     """Draw a thin named line at a value known from theory: the best possible loss, a predicted rate, a threshold.
 

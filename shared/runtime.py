@@ -4,7 +4,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -86,6 +86,18 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         return self._now() - self.start
+
+
+def milliseconds(task: Callable[[], object], repeats: int = 5) -> np.ndarray:
+    """Wall-clock milliseconds of `task()`, shape (repeats,): each the best of three runs, so that accidents count less."""
+    times = [[_seconds(task) for _ in range(3)] for _ in range(repeats)]
+    return 1000 * np.min(times, axis=1)
+
+
+def _seconds(task: Callable[[], object]) -> float:
+    watch = Stopwatch()
+    task()
+    return watch.seconds
 
 
 def report(*data) -> None:

@@ -9,7 +9,7 @@ import pytest
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from shared import figures
+from shared import figures, training
 
 ALT = "A straight line that rises from the lower left to the upper right."
 
@@ -73,3 +73,16 @@ def test_a_floor_is_a_named_line(axis):
     assert list(data) == [0.5, 0.5]
     assert ax.texts[0].get_text() == "the best possible"
     plt.close(fig)
+
+
+def test_dots_show_every_seed_and_the_interval_of_each_row():
+    _, ax = plt.subplots()
+    runs = [[1.0, 2.0, 3.0], [4.0, 4.0, 5.0]]
+    figures.dots(ax, runs, [0, 1], figures.BLUE, shift=0.2)
+    interval, seeds = ax.get_lines()[2:]
+    assert seeds.get_xdata().tolist() == runs[1]
+    assert list(interval.get_xdata()) == pytest.approx(training.interval(runs[1])[1:])
+    assert {*interval.get_ydata(), *seeds.get_ydata()} == {1.2}
+    assert {line.get_color() for line in ax.get_lines()} == {figures.BLUE}
+    with pytest.raises(ValueError, match="zip"):
+        figures.dots(ax, runs, [0], figures.BLUE)

@@ -6,6 +6,7 @@ A chapter's checkers are in the module of its number: `from shared.exercises imp
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 
 class Wrong(Exception):  # noqa: N818 - not an error of the program but the outcome of a check
@@ -39,6 +40,14 @@ class Checker:
 def off(ours, right) -> float:
     """The largest difference between two arrays or tensors as a fraction of the largest right value."""
     return float(np.abs(np.asarray(ours) - np.asarray(right)).max() / np.abs(np.asarray(right)).max())
+
+
+def like(ours, right: torch.Tensor) -> torch.Tensor:
+    """An answer as a tensor of the dtype of `right`. Raises Wrong if it has another shape."""
+    ours = torch.as_tensor(ours)
+    if ours.shape != right.shape:
+        raise Wrong(f"the result should have shape {tuple(right.shape)} (got {tuple(ours.shape)}).")
+    return ours.detach().to(right.dtype)
 
 
 def checker(number: str, praise: str) -> Callable[[Callable], Checker]:
