@@ -23,8 +23,18 @@ from shared.tasks.grammar import (
     reber_floors,
     reber_strings,
 )
+from shared.tasks.associative import (
+    ALPHABET,
+    Guesser,
+    Retrieval,
+    RetrievalFloors,
+    retrieval,
+    retrieval_floors,
+    to_text,
+)
 
 __all__ = [
+    "ALPHABET",
     "EMBEDDED_REBER",
     "HABITS",
     "LAGS",
@@ -38,9 +48,12 @@ __all__ = [
     "Dialects",
     "Echo",
     "EchoFloors",
+    "Guesser",
     "Reber",
     "ReberFloors",
     "ReberStrings",
+    "Retrieval",
+    "RetrievalFloors",
     "adding",
     "adding_floors",
     "copy_floors",
@@ -55,6 +68,9 @@ __all__ = [
     "reber_dialects",
     "reber_floors",
     "reber_strings",
+    "retrieval",
+    "retrieval_floors",
+    "to_text",
 ]
 
 LAGS = (3, 8)  # the two steps back that a target of the echo task depends on
