@@ -10,6 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from shared.tasks._check import check
+from shared.tasks.associative import (
+    ALPHABET,
+    Guesser,
+    Retrieval,
+    RetrievalFloors,
+    retrieval,
+    retrieval_floors,
+    to_text,
+)
 from shared.tasks.dialects import HABITS, DialectFloors, Dialects, dialect_floors, reber_dialects
 from shared.tasks.grammar import (
     EMBEDDED_REBER,
@@ -22,15 +31,6 @@ from shared.tasks.grammar import (
     reber,
     reber_floors,
     reber_strings,
-)
-from shared.tasks.associative import (
-    ALPHABET,
-    Guesser,
-    Retrieval,
-    RetrievalFloors,
-    retrieval,
-    retrieval_floors,
-    to_text,
 )
 
 __all__ = [
