@@ -259,3 +259,64 @@ def test_the_generator_decides_and_bad_arguments_are_named(draw, names):
         draw(None)
     with pytest.raises(ValueError, match=r"length must be .* at least 2"):
         tasks.adding(1, 1, seeded())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    most=st.integers(1, 5),
+    batch_size=st.integers(1, 6),
+    symbols=st.integers(1, 5),
+    count=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_repeat_copy_says_it_as_often_as_asked(most, batch_size, symbols, count, seed):
+    inputs, targets, repeats, floors = tasks.repeat_copy(most, batch_size, seeded(seed), symbols, count)
+    time = count + 1 + most * count
+    assert inputs.shape == (time, batch_size, symbols + 3)
+    assert targets.shape == (time, batch_size)
+    assert bool((inputs[..., :-1].sum(-1) == 1).all())
+    assert floors == tasks.repeat_copy_floors(most, symbols, count)
+    shown, number = inputs[..., :-1].argmax(-1), inputs[..., -1]
+    for row in range(batch_size):
+        often = int(repeats[row])
+        assert 1 <= often <= most
+        said = shown[:count, row].tolist()
+        assert max(said) < symbols
+        assert shown[count:, row].tolist() == [symbols + 1] + [symbols] * (most * count)
+        assert targets[:, row].tolist() == [symbols] * (count + 1) + said * often + [symbols] * count * (most - often)
+        assert number[count, row] == pytest.approx(often / 10)
+        assert float(number[:, row].sum()) == pytest.approx(often / 10)
+
+
+def test_repeat_copy_draws_all_numbers_and_symbols_alike():
+    inputs, _, repeats, _ = tasks.repeat_copy(4, 40_000, seeded(), symbols=3, count=2, least=2)
+    shares = repeats.bincount().double() / len(repeats)
+    assert shares.tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3], abs=0.01)
+    assert inputs[:2].mean((0, 1)).tolist() == pytest.approx([1 / 3] * 3 + [0] * 3, abs=0.01)
+    assert torch.equal(tasks.repeat_copy(2, 5, seeded(7))[0], tasks.repeat_copy(2, 5, seeded(7))[0])
+
+
+def test_repeat_copy_floors_are_the_losses_of_their_models():
+    """Each model says the frequencies that it has seen, in its own cases."""
+    _, targets, _, floors = tasks.repeat_copy(4, 50_000, seeded(), symbols=3, count=2, least=2)
+    steps, due = len(targets), targets != 3
+    assert entropy(targets) == pytest.approx(floors.none, abs=2e-3)
+    assert float(due.double().mean()) * math.log(3) == pytest.approx(floors.when, abs=2e-3)
+    assert sum(entropy(row.long()) for row in due) / steps == pytest.approx(floors.what, abs=2e-3)
+    assert floors.both == 0
+    assert tasks.repeat_copy_floors(3, count=2, least=3).what == 0  # nothing to know
+
+
+@pytest.mark.parametrize("name", ["most", "batch_size", "symbols", "count", "least"])
+@pytest.mark.parametrize("size", [0, -1, 2.0, True])
+def test_bad_sizes_of_repeat_copy_are_named(name, size):
+    given = {"most": 3, "batch_size": 2, "symbols": 4, "count": 2, "least": 1} | {name: size}
+    with pytest.raises(ValueError, match=f"{name} must be .*got {size!r}"):
+        tasks.repeat_copy(generator=seeded(), **given)
+
+
+def test_repeat_copy_cannot_ask_for_fewer_than_the_least():
+    with pytest.raises(ValueError, match=r"most must be .* at least 4 \(got 3\)"):
+        tasks.repeat_copy(3, 2, seeded(), least=4)
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator"):
+        tasks.repeat_copy(3, 2, 0)

@@ -32,6 +32,7 @@ from shared.tasks.grammar import (
     reber_floors,
     reber_strings,
 )
+from shared.tasks.repeated import RepeatCopy, RepeatCopyFloors, repeat_copy, repeat_copy_floors
 
 __all__ = [
     "ALPHABET",
@@ -52,6 +53,8 @@ __all__ = [
     "Reber",
     "ReberFloors",
     "ReberStrings",
+    "RepeatCopy",
+    "RepeatCopyFloors",
     "Retrieval",
     "RetrievalFloors",
     "adding",
@@ -68,6 +71,8 @@ __all__ = [
     "reber_dialects",
     "reber_floors",
     "reber_strings",
+    "repeat_copy",
+    "repeat_copy_floors",
     "retrieval",
     "retrieval_floors",
     "to_text",
