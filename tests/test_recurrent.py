@@ -158,7 +158,7 @@ def test_single_precision_is_double_precision_rounded(kind):
     inputs, state = tree_map(lambda one: one.detach().float().requires_grad_(), (inputs, state))
     found = run(cell.float(), inputs, state)
     assert all(one.dtype == torch.float32 for one in found)
-    close_to_the_largest(found, expected, 2e-6)
+    close_to_the_largest(found, expected, 4e-6)  # some thirty roundings: their number depends on the processor
 
 
 @pytest.mark.parametrize("kind", CELLS)
