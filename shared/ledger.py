@@ -64,7 +64,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Condition:
-    """A region in which a measurement should lie."""
+    """A region in which a measurement should lie, as a comparison such as `gap > 0` makes it. It is neither true nor false.
+
+    Raises ValueError for a bound that is NaN, and TypeError where it is asked for its truth, as by `if` or in `0 < gap < 1`.
+    """
 
     measured: Measured
     low: float
@@ -82,6 +85,7 @@ class Condition:
 
     @property
     def verdict(self) -> str:
+        """ "reproduced", "contradicted" or "undecided", from the whole interval and the region."""
         if self.low < self.measured.low and self.measured.high < self.high:
             return "reproduced"
         if self.measured.high <= self.low or self.high <= self.measured.low:
@@ -93,7 +97,7 @@ def over_seeds(values, unit: str = "", data: str = "") -> Measured:
     """One value per seed, shape (seeds,), with its mean and 95 % interval (Student's t).
 
     `unit` is written after the numbers ("nats", "%"), `data` names the data set. Raises ValueError if there are fewer than three
-    values, or if one of them is NaN or infinite.
+    values, if they have more than one dimension, or if one of them is NaN or infinite.
     """
     array = np.asarray(torch.as_tensor(values).detach().cpu() if torch.is_tensor(values) else values, dtype=float)
     if array.ndim != 1:

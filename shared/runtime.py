@@ -85,6 +85,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
+        """Seconds from then until now."""
         return self._now() - self.start
 
 

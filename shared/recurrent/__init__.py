@@ -38,10 +38,14 @@ class Cell(nn.Module):
     def step(
         self, projected_t: Float[Tensor, "batch projected"], state: State
     ) -> tuple[Float[Tensor, "batch output"], State]:
-        """The output and the next state, from the projected input and the last state."""
+        """The output and the next state, from the projected input and the last state.
+
+        Raises NotImplementedError in a cell that does not define it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define step(projected_t, state)")
 
     def forward(self, x_t: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
+        """One step from the inputs themselves: `step` of what `project` gives."""
         return self.step(self.project(x_t), state)
 
 

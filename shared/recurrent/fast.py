@@ -30,12 +30,12 @@ def fast_unroll(
 ) -> tuple[Float[Tensor, "time batch output"], State]:
     """What `unroll` does, with the same arguments, results, gradients and errors, in less time for some cells.
 
-    TanhCell, LSTMCell: the forward pass keeps inputs and states, and no graph. The backward pass computes gates and slopes for
+    - `TanhCell`, `LSTMCell`: the forward pass keeps inputs and states, and no graph. The backward pass computes gates and slopes for
         all steps at once, goes back through the recurrence with as few operations as it can, and gets the gradient of
         each weight by one product over all steps. It keeps one number a unit and step, or two, of an LSTM, where
         `unroll` keeps seven; while it runs, it fills about ten more.
-    MinGRUCell, MinLSTMCell and other cells with the step of a LinearGatedCell: `linear_scan`. It keeps what `unroll` does.
-    Any other cell, and a subclass of the first two, whose step may be another: `unroll` itself.
+    - `MinGRUCell`, `MinLSTMCell` and cells derived from them that keep their step: `linear_scan`. It keeps what `unroll` does.
+    - Any other cell, and a subclass of the first two, whose step may be another: `unroll` itself.
 
     It pays most where steps are small and many, since `unroll` then spends its time on bookkeeping. Second derivatives and
     `torch.func.grad` are right, but take the way back step by step, and gain nothing. Forward mode, autocast and, for the

@@ -241,7 +241,7 @@ class LinearGatedCell(GatedCell):
 class MinGRUCell(LinearGatedCell):
     """The minimal GRU of Feng et al. (2024): z = σ(U x_t + b), s̃_t = U x_t + b, s_t = z ⊙ s_{t−1} + (1 − z) ⊙ s̃_t.
 
-    Here z is the share that is kept, as in the GRU above; in the paper it is the share that is written.
+    Here z is the share that is kept, as in the GRU above; in the paper it is the share that is written. There is no W.
     """
 
     parts = ("z", "candidate")
@@ -254,7 +254,7 @@ class MinGRUCell(LinearGatedCell):
 class MinLSTMCell(LinearGatedCell):
     """The minimal LSTM of Feng et al. (2024), f and i as shares of their sum: s_t = f/(f+i) ⊙ s_{t−1} + i/(f+i) ⊙ s̃_t.
 
-    i, f = σ(U x_t + b) and s̃_t = U x_t + b.
+    i, f = σ(U x_t + b) and s̃_t = U x_t + b. There is no W.
     """
 
     parts = ("i", "f", "candidate")

@@ -63,7 +63,10 @@ def masked_mean(values: Float[Tensor, "time batch"], mask: Bool[Tensor, "time ba
 def last_outputs(
     outputs: Float[Tensor, "time batch hidden"], lengths: Lengths, padding_side: str = "right"
 ) -> Float[Tensor, "batch hidden"]:
-    """The output at the last real step of each sequence. Raises what `reverse_padded` does."""
+    """The output at the last real step of each sequence.
+
+    Raises ValueError and TypeError as `reverse_padded` does.
+    """
     time, batch, lengths = _checked_with("outputs", outputs, lengths)
     steps = _start(lengths, time, padding_side) + lengths - 1
     return _select(outputs.flatten(0, 1), steps * batch + torch.arange(batch))

@@ -70,7 +70,10 @@ class Estimator(nn.Module):
         return self._values((self.slope * logits)[None]).squeeze(0)  # whose gradient, unlike that of [0], is a view
 
     def expectation(self, logits: Float[Tensor, "*batch units"], loss_of: Loss) -> Float[Tensor, "*batch"]:
-        """One loss for each example, with the estimate as its gradient; see the class."""
+        """One loss for each example, with the estimate as its gradient; see the class.
+
+        Raises TypeError if `loss_of` is no function, and what the class does.
+        """
         self._check(logits)
         if not callable(loss_of):
             raise TypeError(f"loss_of must be a function from values to one loss for each example (got {loss_of!r})")
@@ -224,6 +227,8 @@ class LeaveOneOut(Reinforce):
     """The score-function estimator whose baseline for a sample is the mean loss of the others: unbiased.
 
     With k = `samples`, at least 2: Σ_i (f(b_i) − f̄)(b_i − p)/(k − 1). Kool, van Hoof and Welling (2019).
+
+    Raises ValueError for fewer samples than 2, and what `Estimator` does.
     """
 
     def __init__(self, *, samples: int = 2, **options):
@@ -332,7 +337,8 @@ class Rebar(_BinaryEstimator):
     in `RunningBaseline`, which leaves least variance; it starts at 0. A sample takes three evaluations of the loss, two of
     them between the decisions, from which parameters inside `loss_of` get no gradient. Bits only.
 
-    units, decay: as in `RunningBaseline`. temperature: τ > 0 of the relaxation.
+    units, decay: as in `RunningBaseline`.
+    temperature: τ > 0 of the relaxation.
     """
 
     def __init__(self, units: int, *, temperature: float = 0.5, decay: float = 0.95, **options):

@@ -38,12 +38,14 @@ class Binary:
 
     @staticmethod
     def probabilities(logits: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
+        """P(b = 1) of each neuron."""
         return logits.sigmoid()
 
     @staticmethod
     def sample(
         probabilities: Float[Tensor, "*batch units"], generator: torch.Generator | None
     ) -> Float[Tensor, "*batch units"]:
+        """A bit of each neuron, drawn from `generator` or, if it is None, from torch's own."""
         # Three times as fast on a CPU as torch.bernoulli.
         return uniform(probabilities, generator).lt_(probabilities)
 
@@ -81,12 +83,14 @@ class OneHot:
 
     @staticmethod
     def probabilities(logits: Float[Tensor, "*batch units k"]) -> Float[Tensor, "*batch units k"]:
+        """The probability of each category."""
         return logits.softmax(-1)
 
     @staticmethod
     def sample(
         probabilities: Float[Tensor, "*batch units k"], generator: torch.Generator | None
     ) -> Float[Tensor, "*batch units k"]:
+        """A category of each neuron, drawn from `generator` or, if it is None, from torch's own."""
         # The first category at which the running sum of probabilities exceeds a uniform number.
         below = probabilities.cumsum(-1)[..., :-1] <= uniform(probabilities[..., :1], generator)
         return _one_hot(below.sum(-1), probabilities)

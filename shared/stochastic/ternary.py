@@ -15,7 +15,7 @@ def ternary_activation(x: Float[Tensor, "*shape"], slope: float = 1.0) -> Float[
 
     R2RT, "Beyond binary: ternary and one-hot neurons" (2017). Equal to 4t³/(1 + 3t²) with t = tanh(m x). |f(x)| is ½ at
     |x| = 0.7947; since m x is what is compared with that, a larger slope makes the middle step narrower as well as its edges
-    steeper, until it is gone. `soft_staircase` keeps it.
+    steeper, until it is gone. `soft_staircase` keeps it. Raises ValueError for a slope that is not above 0.
     """
     x = check_positive("slope", slope) * x
     return 0.5 * (3 * torch.tanh(x) - torch.tanh(3 * x))
@@ -25,7 +25,8 @@ def soft_staircase(x: Float[Tensor, "*shape"], slope: float = 1.0) -> Float[Tens
     """½ [tanh(m (x − ½)) + tanh(m (x + ½))], m the slope: rounding to −1, 0 or 1 made soft.
 
     Equal to sinh(2mx)/(cosh 2mx + cosh m): in (−1, 1), odd and rising, with the slope m/cosh²(m/2) at 0, which never is
-    zero. As m grows each step gets steeper where it is, at ±½, and in the limit this is rounding.
+    zero. As m grows each step gets steeper where it is, at ±½, and in the limit this is rounding. Raises ValueError for a
+    slope that is not above 0.
     """
     check_positive("slope", slope)
     return 0.5 * (torch.tanh(slope * (x - 0.5)) + torch.tanh(slope * (x + 0.5)))
@@ -82,6 +83,7 @@ class Ternary(nn.Module):
         self.generator = generator
 
     def forward(self, inputs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The neurons' values, −1, 0 or 1."""
         _check("inputs", inputs, self.generator)
         values = self.activation(inputs, check_positive("slope", self.slope))
         most = values.detach().abs().max().item() if values.numel() else 0.0

@@ -73,8 +73,8 @@ def lambda_targets(
 ) -> LambdaTargets:
     """The λ-targets of all states before the end, by going back through the sequence; nothing is accumulated.
 
-    G_t = J_{t+1}ᵀ(∂L_{t+1}/∂s_{t+1} + γ[(1 − λ) g(s_{t+1}) + λ G_{t+1}]), where J_{t+1} is the derivative of s_{t+1} by s_t and g the
-    predictor: each example's gradient of its later losses, the one k steps on with the factor γ^(k − 1).
+    G_t = J_{t+1}ᵀ(∂L_{t+1}/∂s_{t+1} + γ[(1 − λ) g(s_{t+1}) + λ G_{t+1}]), where J_{t+1} is the derivative of s_{t+1} by s_t and
+    g the predictor: each example's gradient of its later losses, the one k steps on with the factor γ^(k − 1).
 
     losses_of: called as `losses_of(y_t, t)`, t = 0, 1, …, gives each example's loss at a step.
     predictor: any, called as `predictor(h, None)`, where h is the state, its tensors side by side, (batch, features).
@@ -123,8 +123,9 @@ def accumulate_lambda(
 
     losses_of, lam, discount, last: as in `lambda_targets`.
     predictor: a `GradientPredictor` without hidden layers and classes, whose features are those of the state.
-    state, trace: of what came before, as returned. By default the cell's initial state, for which no predictor is trained (as in
-        `window_backward`), and an empty trace; with a state and no trace, credit goes back to that state.
+    state, trace: of what came before, as returned; the trace is (batch, features, features, features + 1). By default the cell's
+        initial state, for which no predictor is trained (as in `window_backward`), and an empty trace; with a state and no trace,
+        credit goes back to that state.
 
     Raises ValueError and TypeError as `lambda_targets`, and for another predictor or trace. Then no gradient has been touched.
     """

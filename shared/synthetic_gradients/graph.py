@@ -6,6 +6,8 @@ from torch import Tensor
 def reached(tensor: Tensor) -> set[Tensor]:
     """The leaves to which `tensor.backward()` can carry a gradient: parameters, and other tensors that were made to want one.
 
+    tensor: of any shape.
+
     It walks autograd's graph from node to node, so it says where a gradient *can* go; that which arrives may still be zero. A tensor
     without a graph reaches nothing, and a leaf that wants a gradient itself. What runs in a graph of its own, as in reentrant
     checkpointing, is not seen. Raises TypeError for what is no tensor.

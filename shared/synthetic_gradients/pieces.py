@@ -200,7 +200,8 @@ def train_in_turn(
 ) -> Run:
     """What `Workers.train` does, to the last operation and with the same result, but in this process, one operation at a time.
 
-    The events say how long each operation takes when nothing else is going on: what `timeline` wants to know.
+    The events say how long each operation takes when nothing else is going on: what `timeline` wants to know. Raises ValueError
+    and TypeError as `Workers.train` does.
     """
     plan = _plan(
         pieces,

@@ -97,7 +97,9 @@ class LossPredictor(_Conditioned):
 
     The question of R2RT, "Synthetic gradients with Tensorflow": why not predict the loss and differentiate it? `hidden` are
     the widths of hidden layers with tanh; there must be one at least, since the slope of a linear prediction is the same
-    everywhere. Raises as `GradientPredictor` does.
+    everywhere.
+
+    Raises ValueError for no hidden layer, and ValueError and TypeError as `GradientPredictor` does.
     """
 
     def __init__(self, features: int, classes: int = 0, hidden: Sequence[int] = (64,)):

@@ -39,6 +39,8 @@ class Workers:
 
     If a process dies, or meets an error, or somebody waits too long, `train` raises RuntimeError that says which piece and why. Then,
     as after an interruption, all processes are ended. If this process is killed, they end themselves.
+
+    Raises ValueError for a size that is no whole number of at least 1, and for a timeout that is not above 0.
     """
 
     def __init__(self, size: int, *, timeout: float = 60.0):
@@ -114,8 +116,14 @@ class Workers:
         predictors: for "decoupled" one for each piece but the last, of the gradient at its end; else none.
         order: for each step, which examples make its batch.
         optimizer, predictor_optimizer: given parameters, they make their optimizer, such as `functools.partial(Adam, lr=1e-3)`.
-        schedule, micro_batches, staleness: see `operations`. "locked" and "pipelined" make the steps of backpropagation (unless
-            a module normalises over the batch, for then a part differs from the whole). One piece, "locked": ordinary training.
+        schedule: who works when. "locked" and "pipelined" make the steps of backpropagation (unless a module normalises over the
+            batch, for then a part differs from the whole). One piece, "locked": ordinary training.
+            "locked": a batch goes up through all pieces and its gradient comes down, so that one piece works at a time.
+            "pipelined": the same with each batch in `micro_batches` parts, one behind the other.
+            "decoupled": each piece but the last goes back from a prediction and updates at once. Its predictor learns from the
+                gradient that comes down for the batch of `staleness` steps before, and waits for it.
+        micro_batches: a whole number of at least 1, and 1 unless the schedule is "pipelined".
+        staleness: a whole number, 0 or more; only "decoupled" heeds it.
         delay: seconds that every message is held back: the link of slower machines.
         snapshots: after how many steps the stack should be kept.
         threads: with which each process computes.

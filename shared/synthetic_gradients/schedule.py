@@ -109,10 +109,14 @@ def timeline(
 ) -> list[Event]:
     """The model: every operation takes the same time each time, and begins when its piece is free and what it needs is there.
 
-    seconds: for each piece, from the bottom up, how long each kind of operation takes it (for one part of a batch).
+    schedule, micro_batches, staleness: as in `Workers.train`.
+    seconds: for each piece, from the bottom up, how long each kind of operation takes it (for one part of a batch): "forward",
+        "backward", "update" and, decoupled, "predict" and "learn".
+    steps: how many batches.
     delay: seconds from the end of an operation until what it sends can be read.
 
-    Raises ValueError as `operations` does, and for a delay below zero; KeyError for an operation without a time.
+    Raises ValueError for another schedule, for numbers that make none and for a delay below zero; KeyError for an operation
+    without a time.
     """
     if not delay >= 0:
         raise ValueError(f"delay must be seconds, zero or more (got {delay!r})")

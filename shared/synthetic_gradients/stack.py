@@ -72,6 +72,7 @@ class DecoupledStack(nn.Module):
         self.predictors = nn.ModuleList(predictors[place] for place in self.places)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The outputs of all layers for x, (batch, …), as if there were no cuts."""
         return self.layers(x)
 
     def pieces(self) -> list[nn.Sequential]:
