@@ -232,6 +232,24 @@ def test_every_way_to_reach_a_function(modules, use):
     assert "shared.tasks.helper changed" in stamp.stale_reasons(notebook, modules.root)
 
 
+@pytest.mark.parametrize(
+    ("again", "use"),
+    [
+        ("from .use import use", "from shared.package import use\nuse(1)"),
+        ("from .use import use", "from shared.package.use import use\nuse(1)"),
+        ("from shared.package.use import use", "from shared import package\npackage.use(1)"),
+        ("from . import use", "from shared import package\npackage.use.use(1)"),
+        ("import shared.package.use as use", "from shared.package import use\nuse.use(1)"),
+    ],
+)
+def test_a_module_with_the_name_of_its_function_that_its_package_imports(modules, again, use):
+    modules.module("package/__init__", again)
+    modules.module("package/use", "from shared.tasks import helper\n\ndef use(n):\n    return helper(n)")
+    notebook = stamped(modules, [use, "seeds = 5"])
+    modules.module("tasks", TASKS.replace("return n\n", "return n + 1\n"))
+    assert stamp.stale_reasons(notebook, modules.root) == ["shared.tasks.helper changed"]
+
+
 def test_importing_without_using_counts_only_what_runs_on_import(modules):
     notebook = stamped(modules, ["from shared import tasks", "seeds = 5"])
     assert notebook.metadata["unrolled"]["shared"] == {}

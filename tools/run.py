@@ -8,161 +8,150 @@ notebook as it was.
 
 import argparse
 import logging
-import os
 import re
-import shutil
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
-from papermill.engines import NBClientEngine, papermill_engines
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets import default
 
 from tools import check, stamp
-from tools.book import ROOT, chapter_paths, code_cells, figures, read, tags, write_atomically
+from tools.book import (
+    ROOT,
+    BookError,
+    chapter_paths,
+    code_cells,
+    figures,
+    finish,
+    only_one,
+    read,
+    said,
+    shown,
+    tags,
+    write_atomically,
+)
+from tools.kernel import guarded, kernel_class, stoppable
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 RUN_TIME = re.compile(r"(<!-- runtime -->).*?(<!-- /runtime -->)", re.S)  # in a chapter's title cell
+HEADING = re.compile(r"^#+ +(.*\S)", re.M)
+
+# How long a single cell may take, in seconds. A whole chapter takes at most twelve minutes at published settings on two
+# cores, and half a minute at quick ones; what takes longer than this, even on a much slower machine, never ends.
+CELL_LIMIT = {"published": 30 * 60, "quick": 5 * 60}
 
 
-class ChapterError(Exception):
+class ChapterError(BookError):
     """A chapter that could not be executed or stored; the message says all that a person needs."""
 
 
-def kernel_class(environment: dict[str, str]) -> type:
-    """A kernel manager for the interpreter that runs this tool, whatever kernels the user has under the same name."""
+def execute(path: Path, notebook, settings: str, overrides: dict, root: Path = ROOT):
+    """The executed notebook, as papermill leaves it, and the seconds it took; `settings` is "published" or "quick".
 
-    class ThisPython(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
-            return KernelSpec(argv=command, env=environment, display_name="Python 3", language="python")
-
-    class Kernel(AsyncKernelManager):
-        @default("kernel_spec_manager")
-        def _this_python(self):
-            return ThisPython(parent=self)
-
-    return Kernel
-
-
-class SparingEngine(NBClientEngine):
-    """papermill's own engine, which writes all of the notebook before and after every cell: that took a quarter of a
-    quick run. Here it is written after at most five seconds, and at the end, however that comes about.
+    Runs in an empty folder, so that nothing depends on the place. Raises ChapterError if a cell fails or does not end,
+    or if the kernel dies; what ran is then in `_build/failed`.
     """
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name: str, **kwargs):
-        save = nb_man.save
-
-        def save_if_due(**changes) -> None:
-            if (nb_man.now() - nb_man.last_save_time).total_seconds() > 5:
-                save(**changes)
-
-        nb_man.save = save_if_due
-        try:
-            return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
-        finally:
-            nb_man.save = save
-
-
-papermill_engines.register("sparing", SparingEngine)
-
-
-def environment(root: Path, folder: Path) -> dict[str, str]:
-    """What a kernel needs: this checkout's `shared` before any installed one, nobody's start-up files, whole paths."""
-    changes = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
-        "IPYTHONDIR": str(folder / "ipython"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no advice about frozen modules
-    }
-    if os.environ.get("UNROLLED_DATA"):
-        changes["UNROLLED_DATA"] = str(Path(os.environ["UNROLLED_DATA"]).expanduser().resolve())
-    return changes
-
-
-def execute(path: Path, notebook, overrides: dict, root: Path = ROOT):
-    """The executed notebook, as papermill leaves it, and the seconds it took.
-
-    Runs in an empty folder, so that nothing depends on the place. Raises ChapterError if a cell fails or the kernel
-    dies; what ran is then in `_build/failed`.
-    """
+    chapter = shown(path, root)
     try:
         unknown = set(overrides) - set(stamp.parameters(notebook))
     except ValueError as error:
-        raise ChapterError(f"{shown(path, root)}: {error}.") from None
+        raise ChapterError(f"{chapter}: {error}.") from None
     if unknown:
         names = ", ".join(sorted(unknown))
         raise ChapterError(f"chapters/quick.yaml sets {names} for {path.stem}, whose parameters cell has no such name.")
-    for name in ("papermill", "asyncio"):  # they report at length what is said here in a sentence
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="unrolled-", ignore_cleanup_errors=True) as name:
-        folder, partial = Path(name), Path(name, "partial.ipynb")
-        (folder / "here").mkdir()
-        start = time.perf_counter()
-        try:
-            papermill.execute_notebook(
-                notebook,
-                partial,
-                parameters=overrides,
-                engine_name="sparing",
-                kernel_name="python3",
-                language="python",
-                cwd=folder / "here",
-                start_timeout=300,
-                kernel_manager_class=kernel_class(environment(root, folder)),
-            )
-        except PapermillExecutionError:
-            pass
-        except DeadKernelError:
-            what = f"{shown(path, root)}: the kernel died, perhaps for lack of memory; the stored chapter is unchanged"
-            raise ChapterError(f"{what}, and what ran is in {keep(partial, path, root)}.") from None
-        except RuntimeError as error:
-            raise ChapterError(f"{shown(path, root)}: no kernel could be started ({error}); run make again.") from None
-        seconds, result = time.perf_counter() - start, read(partial)
-        if any(output.output_type == "error" for cell in code_cells(result) for output in cell.outputs):
-            raise ChapterError(f"{explanation(result, path, root)}, and what ran is in {keep(partial, path, root)}.")
+    for logger in ("papermill", "asyncio", "traitlets"):  # they report at length what is said here in a sentence
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    handed, happened, start = [], "", time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory(prefix="unrolled-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            (folder / "here").mkdir()
+            with guarded(folder) as watch:
+                papermill.execute_notebook(
+                    notebook,
+                    None,
+                    parameters=overrides,
+                    engine_name="handing",
+                    handed=handed,
+                    kernel_name="python3",
+                    language="python",
+                    cwd=folder / "here",
+                    start_timeout=300,
+                    execution_timeout=CELL_LIMIT[settings],
+                    iopub_timeout=CELL_LIMIT[settings],  # its outputs may come late on a busy machine
+                    kernel_manager_class=kernel_class(root, folder, watch),
+                )
+    except PapermillExecutionError as error:
+        happened = f"{error.ename} ended"
+    except DeadKernelError:
+        happened = "The kernel died, probably for lack of memory, in"
+    except CellTimeoutError:
+        limit = f"{CELL_LIMIT[settings] / 60:g} minutes, the limit for a cell at {settings} settings"
+        happened = f"After {limit}, the kernel was stopped in"
+    except OSError as error:
+        raise ChapterError(f"{chapter} did not run: {said(error)}; the stored chapter is unchanged.") from None
+    except RuntimeError as error:
+        raise ChapterError(f"{chapter}: no kernel could be started ({error}); run make again.") from None
+    seconds = time.perf_counter() - start
+    result = nbformat.reads(nbformat.writes(handed[0]), as_version=4)  # as it would be stored
+    if happened or any(output.output_type == "error" for cell in code_cells(result) for output in cell.outputs):
+        raise ChapterError(f"{explanation(result, happened, chapter)} {keep(result, path, root)}")
     return result, seconds
 
 
-def shown(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def keep(partial: Path, path: Path, root: Path) -> str:
-    """Move what could not be stored to `_build/failed`, and say where it is."""
+def keep(executed, path: Path, root: Path) -> str:
+    """Put what could not be stored in `_build/failed`, and say where it is."""
     kept = root / "_build" / "failed" / path.name
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(partial, kept)
-    return shown(kept, root)
+    try:
+        write(kept, executed)
+    except BookError as error:
+        return f"What ran could not be kept either. {error}"
+    return f"What ran is in {shown(kept, root)}."
 
 
-def explanation(notebook, path: Path, root: Path) -> str:
-    """The failing cell of an executed notebook with its place, its source and its traceback, and one sentence."""
+def places(notebook) -> Iterator[tuple]:
+    """(number among the chapter's code cells, last heading above it, cell) for every code cell."""
     number, heading = 0, "the top"
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and "papermill-error-cell-tag" not in tags(cell):
-            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
-            heading = headings[-1].lstrip("# ") if headings else heading
-        number += cell.cell_type == "code" and "injected-parameters" not in tags(cell)
-        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-        if errors:
-            break
-    error = errors[0]
-    where = f"{shown(path, root)}, code cell {number}, under “{heading}”"
-    lines = [f"{n:4}  {line}" for n, line in enumerate(cell.source.splitlines(), 1)]
-    traceback = "\n".join(error.traceback)
-    if not sys.stdout.isatty():
-        traceback = COLOURS.sub("", traceback)
-    sentence = f"Code cell {number} of {shown(path, root)} failed with {error.ename}; the stored chapter is unchanged"
-    return "\n".join([where, *lines, "", traceback, "", sentence])
+        if cell.cell_type == "markdown":
+            headings = HEADING.findall(check.CODE_BLOCK.sub("", cell.source))
+            heading = headings[-1] if headings else heading
+        elif cell.cell_type == "code":
+            number += "injected-parameters" not in tags(cell)
+            yield number, heading, cell
+
+
+def explanation(executed, happened: str, chapter: str) -> str:
+    """The last cell that began to run, with its place, its source and its traceback, and what happened in a sentence.
+
+    `happened` are the first words of that sentence; if they are missing, the error that the cell shows takes their place.
+    """
+    begun = [place for place in places(executed) if place[2].metadata.papermill.get("start_time")]
+    number, heading, cell = begun[-1]
+    lines = [f"{chapter}, code cell {number}, under “{heading}”"]
+    lines += [f"{n:4}  {line}" for n, line in enumerate(cell.source.splitlines(), 1)]
+    for error in (output for output in cell.outputs if output.output_type == "error"):
+        traceback = "\n".join(error.traceback)
+        lines += ["", traceback if sys.stdout.isatty() else COLOURS.sub("", traceback)]
+        happened = happened or f"{error.ename} ended"
+    return "\n".join([*lines, "", f"{happened} code cell {number} of {chapter}; the stored chapter is unchanged."])
+
+
+def slowest(executed) -> list[dict]:
+    """The five code cells that took longest: number, heading above and seconds of each, the slowest first."""
+    took = [
+        {"cell": number, "heading": heading, "seconds": round(cell.metadata.papermill.duration, 1)}
+        for number, heading, cell in places(executed)
+    ]
+    return sorted(took, key=lambda one: -one["seconds"])[:5]
 
 
 def tidied(outputs: list) -> list:
@@ -191,7 +180,7 @@ def joined(outputs: list) -> list:
 def store_outputs(notebook, executed) -> None:
     """Put the outputs of the executed copy into the notebook, and alternative texts where the site looks for them."""
     for cell, ran in zip(code_cells(notebook), code_cells(executed), strict=True):
-        cell.outputs, cell.execution_count = tidied(ran.outputs), ran.execution_count
+        cell.outputs, cell.execution_count = tidied(deepcopy(ran.outputs)), ran.execution_count
         if "mystnb" in cell.metadata:
             cell.metadata["mystnb"].pop("image", None)
     for cell, output in figures(notebook):
@@ -212,35 +201,33 @@ def state_run_time(notebook, seconds: float, device: str) -> None:
 def publish(path: Path, root: Path = ROOT) -> float:
     """Execute a chapter at its published settings and store the result in it; the seconds that it took.
 
-    Raises ChapterError, with the stored chapter as it was, if it cannot be executed, or the result fails the checks.
+    Raises BookError, with the stored chapter as it was, if it cannot be executed or stored, or fails the checks.
     """
     notebook = read(path)
     refuse(check.source_problems(notebook, path, root), path, root, "is not ready to run")
+    list(check.check_claims(notebook, path, root))  # it reads all chapters: a damaged one is better met now than later
     code, reached = stamp.code_hash(notebook), stamp.shared_hashes(notebook, root)
-    executed, seconds = execute(path, notebook, {}, root)
-    notebook = read(path)  # once more: its prose may have been edited meanwhile
-    kept = root / "_build" / "failed" / path.name
-    if stamp.code_hash(notebook) != code or len(code_cells(notebook)) != len(code_cells(executed)):
-        write(kept, executed)
-        raise ChapterError(
-            f"{shown(path, root)} was changed while it ran: nothing was stored, see {shown(kept, root)}."
-        )
-    store_outputs(notebook, executed)
-    settings = stamp.parameters(notebook)
-    notebook.metadata["unrolled"] = stamp.make_stamp(notebook, "published", settings, seconds, root)
-    notebook.metadata["unrolled"]["shared"] = reached  # as it was when the kernel imported it
-    state_run_time(notebook, seconds, notebook.metadata["unrolled"]["device"])
-    problems = check.problems_in(notebook, path, root)
-    if problems:
-        write(kept, notebook)
-    refuse(problems, path, root, f"ran, but the result was not stored (it is in {shown(kept, root)})")
-    write(path, notebook)
-    used = notebook.metadata["unrolled"]["data"]
+    executed, seconds = execute(path, notebook, "published", {}, root)
+    try:
+        notebook = read(path)  # once more: its prose may have been edited meanwhile
+        if stamp.code_hash(notebook) != code or len(code_cells(notebook)) != len(code_cells(executed)):
+            raise ChapterError(f"{shown(path, root)} was changed while it ran: nothing was stored.")
+        store_outputs(notebook, executed)
+        settings = stamp.parameters(notebook)
+        made = stamp.make_stamp(notebook, "published", settings, seconds, root)
+        # What was reached is as it was when the kernel imported it.
+        notebook.metadata["unrolled"] = made | {"shared": reached, "slowest": slowest(executed)}
+        state_run_time(notebook, seconds, made["device"])
+        problems = check.problems_in(notebook, path, root)
+        refuse(problems, path, root, "ran, but the result was not stored")
+        write(path, notebook)
+    except BookError as error:
+        raise ChapterError(f"{error}\n{keep(executed, path, root)}") from None
     from shared import datasets  # here, since torch takes seconds to import and most calls run nothing
 
     wanted = datasets.SETS[settings["dataset"]][0] if settings.get("dataset") in datasets.SETS else None
-    if wanted and wanted not in used:
-        print(f"Note: {path.stem} asks for the data {wanted!r} and used {', '.join(used) or 'none'} instead.")
+    if wanted and wanted not in made["data"]:
+        print(f"Note: {path.stem} asks for the data {wanted!r} and used {', '.join(made['data']) or 'none'} instead.")
     return seconds
 
 
@@ -251,7 +238,10 @@ def refuse(problems: list[str], path: Path, root: Path, sentence: str) -> None:
 
 
 def write(path: Path, notebook) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BookError(f"{said(error, path)}.") from None
     write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
@@ -270,7 +260,7 @@ def quick(path: Path, out: Path, root: Path = ROOT) -> float:
 
     Raises ChapterError if it cannot be executed.
     """
-    executed, seconds = execute(path, read(path), quick_overrides(path, root), root)
+    executed, seconds = execute(path, read(path), "quick", quick_overrides(path, root), root)
     write(out, executed)
     return seconds
 
@@ -283,28 +273,36 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--quick", action="store_true", help="small settings; the result goes to _build/quick")
     parser.add_argument("--stale", action="store_true", help="only chapters whose stored outputs come from other code")
     options = parser.parse_args(arguments)
-    ran = 0
-    try:
-        for path in chapter_paths(options.chapter):
-            reasons = stamp.stale_reasons(read(path), root) if options.stale else []
+    settings, ran = "quick" if options.quick else "published", 0
+    for path in chapter_paths(options.chapter):
+        out = root / "_build" / "quick" / path.name if options.quick else path
+        before = None
+        try:
+            before = read(path)
+            reasons = stamp.stale_reasons(before, root) if options.stale else []
             if options.stale and not reasons:
                 continue
             ran += 1
-            because = f" because {'; '.join(reasons)}" if reasons else ""
-            print(f"Running {path.stem} at {'quick' if options.quick else 'published'} settings{because}", flush=True)
-            out = root / "_build" / "quick" / path.name if options.quick else path
-            seconds = quick(path, out, root) if options.quick else publish(path, root)
-            print(f"{path.stem}: {seconds:.0f} s, stored in {shown(out, root)}", flush=True)
-    except ChapterError as error:
-        print(error, flush=True)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nInterrupted: nothing was changed in {path.stem}; the same command begins it again.", flush=True)
-        return 130
+            with stoppable(), only_one(root / "_build" / "running" / f"{path.stem}-{settings}", f"run of {path.stem}"):
+                because = f" because {'; '.join(reasons)}" if reasons else ""
+                print(f"Running {path.stem} at {settings} settings{because}", flush=True)
+                seconds = quick(path, out, root) if options.quick else publish(path, root)
+                print(f"{path.stem}: {seconds:.0f} s, stored in {shown(out, root)}", flush=True)
+        except BookError as error:
+            print(error, flush=True)
+            return 1
+        except KeyboardInterrupt as interrupt:
+            number = interrupt.args[0] if interrupt.args else signal.SIGINT
+            by = "" if number == signal.SIGINT else f" by {number.name}"
+            what = f"nothing was changed in {path.stem}; the same command begins it again"
+            if before and read(path).metadata.get("unrolled") != before.metadata.get("unrolled"):
+                what = f"what ran is already stored in {path.stem}"
+            print(f"\nInterrupted{by}: {what}.", flush=True)
+            return 128 + number
     if not ran:
         print("Chapters are up to date" if options.stale else "There are no chapters yet.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

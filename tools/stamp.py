@@ -5,11 +5,10 @@
 
 import ast
 import json
-import sys
 from datetime import date
 from pathlib import Path
 
-from tools.book import ROOT, RUN_MIME, chapter_paths, code_cells, read, records, tags
+from tools.book import ROOT, RUN_MIME, chapter_paths, code_cells, finish, read, records, tags
 from tools.syntax import Reach, digest, dump
 
 
@@ -128,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)

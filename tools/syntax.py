@@ -181,14 +181,17 @@ class Reach:
                 for name in module.registered():
                     self.definition(module, name, [])
 
-    def path(self, parts: list[str]) -> None:
-        """Count the definition that a dotted path leads to, or the whole module where it leads to none."""
+    def path(self, parts: list[str], through: tuple = ()) -> None:
+        """Count the definition that a dotted path leads to, or the whole module where it leads to none.
+
+        `through` is a module and a name in it that stands for the submodule here, and not for a definition.
+        """
         module = self.module(parts[0])
         if module is None:
             return
         self.run(module.name)
         for end, part in enumerate(parts[1:], 1):
-            if part in module.definitions:
+            if part in module.definitions and (module.name, part) != through:
                 self.definition(module, part, parts[end + 1 :])
                 return
             inner = self.module(f"{module.name}.{part}")
@@ -207,7 +210,7 @@ class Reach:
         sources = module.definitions[name]
         self.hashes[f"{module.name}.{name}"] = digest(dump(sources))[:16]
         for source in sources:
-            if isinstance(source, str):
-                self.path([*source.split("."), *attributes])
+            if isinstance(source, str):  # in a package, `from .use import use` leads through the module `use`
+                self.path([*source.split("."), *attributes], through=(module.name, name))
             else:
                 self.code([source], module)
