@@ -2,28 +2,19 @@
 
 import ast
 import shutil
-import signal
 from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from nbformat import v4
 
-from tools import check, run
+from tools import check, run, site
 from tools.book import CLAIM_MIME, ROOT, RUN_MIME, code_cells
 
-# A command that a script starts in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+pytest_plugins = ["every_test"]
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ALT = "Loss against updates: one line that falls from two to one in five updates."
-
-
-@pytest.fixture(autouse=True)
-def _same_draws():
-    """The same random numbers for a test in every run, whatever its process ran before: one in a thousand would fail by chance."""
-    torch.manual_seed(0)
 
 
 def code(source: str, *tags: str, outputs=(), **metadata):
@@ -145,3 +136,12 @@ def quick_run(tmp_path_factory):
         return ran[path]
 
     return quick
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The real site, built afresh: once, for the tests in the group "site"."""
+    out = tmp_path_factory.mktemp("site") / "html"
+    found = site.build(out)
+    assert found == []
+    return out

@@ -1,17 +1,17 @@
-"""Run one notebook as a bare Colab machine would: `python -m tools.alone 01 [--published] [--borrow]`.
+"""Run notebooks as a bare Colab machine would: `python -m tools.alone 01 02`, or `all` of them.
 
-A fresh environment gets torch and what runs notebooks, in their newest versions, and nothing else; the notebook is put
-alone in an empty folder; its set-up cell must install the rest. It takes the package from this checkout instead of the
-repository. With `--borrow`, the fresh environment sees the packages of this one, except the book's own, and downloads
-none.
+A fresh environment gets torch and what runs notebooks, in their newest versions, and nothing else. Each notebook is put
+alone in an empty folder, and its set-up cell must install the rest: the package is taken from this checkout instead of
+the repository, and is removed again before the next notebook. With `--borrow`, the fresh environment sees the packages
+of this Python, or of another (as Colab's own, in its image), except the book's, and downloads none.
+
+Needs papermill and what that brings, and setuptools.
 """
 
 import argparse
-import os
+import json
 import shutil
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +20,8 @@ import nbformat
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from tools.book import ROOT, chapter_paths
+from tools.book import ROOT, chapter_paths, finish, read
+from tools.fresh import StepError, borrowing, clean, environment, quoted, step, versions
 from tools.run import quick_overrides
 
 EXECUTE = """
@@ -35,36 +36,7 @@ finally:
 """
 
 
-class AloneError(Exception):
-    """A notebook that does not run alone; the message says which step failed."""
-
-
-def step(what: str, command: list, **options) -> None:
-    """Say what is being done and run it. Raises AloneError if it fails."""
-    print(f"{what} …", flush=True)
-    if subprocess.run([str(part) for part in command], **options).returncode:
-        raise AloneError(f"It failed at: {what}.")
-
-
-def environment(folder: Path, borrow: bool) -> Path:
-    """The interpreter of a fresh virtual environment in `folder` that has torch and what runs notebooks."""
-    python = folder / "venv" / "bin" / "python"
-    if not borrow:
-        step("Making a fresh environment", [sys.executable, "-m", "venv", folder / "venv"])
-        step("Installing torch and Jupyter", [python, "-m", "pip", "install", "torch", "nbclient", "ipykernel"])
-        return python
-    step("Making a fresh environment", [sys.executable, "-m", "venv", "--without-pip", folder / "venv"])
-    borrowed = folder / "borrowed"
-    borrowed.mkdir()
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if not entry.name.startswith(("unrolled", "__editable__", "shared")):
-            (borrowed / entry.name).symlink_to(entry)
-    # By a path file, so that pip takes them for packages of another environment and never removes one.
-    next((folder / "venv" / "lib").glob("python3*/site-packages")).joinpath("borrowed.pth").write_text(f"{borrowed}\n")
-    return python
-
-
-def package(folder: Path, root: Path) -> Path:
+def package(folder: Path, root: Path = ROOT) -> Path:
     """A wheel of the book's package, built from a copy, so that nothing is left in the checkout."""
     source = folder / "source"
     shutil.copytree(root / "shared", source / "shared", ignore=shutil.ignore_patterns("__pycache__"))
@@ -75,51 +47,93 @@ def package(folder: Path, root: Path) -> Path:
     return next(folder.glob("unrolled-*.whl"))
 
 
-def alone(path: Path, overrides: dict, *, borrow: bool = False, root: Path = ROOT) -> float:
-    """Run the notebook at `path`, with these parameters, alone; the seconds that its run took.
+def kernel(folder: Path, python: Path) -> dict[str, str]:
+    """Variables under which `python` runs notebooks by itself, whatever kernels and start-up files the machine has."""
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
+    place = folder / "jupyter" / "kernels" / "python3"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    return {"JUPYTER_PATH": str(folder / "jupyter"), "IPYTHONDIR": str(folder / "ipython")}
 
-    Raises AloneError, after the failing step or cell was shown, if it does not run to its end.
+
+def alone(path: Path, overrides: dict, folder: Path, python: Path, wheel: Path) -> float:
+    """Run the notebook at `path`, with these parameters, alone under `python`; the seconds that its run took.
+
+    It runs in an empty folder made in `folder`, and finds the package not yet installed. Raises StepError, after the
+    failing cell was shown, if it does not run to its end.
     """
-    with tempfile.TemporaryDirectory(prefix="unrolled-alone-") as name:
+    here = folder / "here" / path.stem
+    here.mkdir(parents=True)
+    notebook = load_notebook_node(read(path))
+    if overrides:
+        notebook = parameterize_notebook(notebook, overrides, kernel_name="python3", language="python")
+    nbformat.write(notebook, here / path.name)
+    step("Removing the book's package", [python, "-m", "pip", "uninstall", "--yes", "-qq", "unrolled"], env=clean())
+    start = time.perf_counter()
+    step(
+        f"Running {path.stem} in an empty folder",
+        [python, "-c", EXECUTE, path.name],
+        cwd=here,
+        env=clean() | kernel(folder, python) | {"UNROLLED_INSTALL": str(wheel)},
+    )
+    return time.perf_counter() - start
+
+
+def run(paths: list[Path], published: bool, borrow: str | None) -> str:
+    """Run these notebooks one after the other; a report on those that failed, in Markdown, which is empty if none did.
+
+    Raises StepError if what they run in cannot be made.
+    """
+    settings, failed = "published" if published else "quick", []
+    with tempfile.TemporaryDirectory(prefix="unrolled-alone-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        (folder / "here").mkdir()
-        notebook = load_notebook_node(str(path))
-        if overrides:
-            notebook = parameterize_notebook(notebook, overrides, kernel_name="python3", language="python")
-        nbformat.write(notebook, folder / "here" / path.name)
-        python, wheel = environment(folder, borrow), package(folder, root)
-        bare = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "UNROLLED_DATA")}
-        start = time.perf_counter()
-        step(
-            f"Running {path.stem} in an empty folder",
-            [python, "-c", EXECUTE, path.name],
-            cwd=folder / "here",
-            env=bare | {"UNROLLED_INSTALL": str(wheel)},
-        )
-        return time.perf_counter() - start
+        bare = ["torch", "nbclient", "ipykernel"]
+        python = borrowing(folder, borrow) if borrow else environment(folder, bare)
+        wheel = package(folder)
+        for path in paths:
+            try:
+                seconds = alone(path, {} if published else quick_overrides(path), folder, python, wheel)
+            except StepError as error:
+                print(f"{path.stem} does not run alone. {error}", file=sys.stderr, flush=True)
+                failed.append(f"### {path.stem}\n\n{error}\n\n{quoted(error.said)}")
+                continue
+            what = f"at {settings} settings, with the installation by its set-up cell"
+            print(f"{path.stem} runs alone: {seconds:.0f} s {what}.", flush=True)
+        if not failed:
+            return ""
+        count = f"{len(failed)} of {len(paths)} chapters do not run alone at {settings} settings"
+        return "\n".join([f"{count}, with {versions(python)}.\n", *failed])
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.alone", description="Run one notebook as a bare machine would."
+        prog="python -m tools.alone", description="Run notebooks as a bare Colab machine would."
     )
-    parser.add_argument("chapter", metavar="01")
-    parser.add_argument("--published", action="store_true", help="at its published settings instead of the quick ones")
-    parser.add_argument("--borrow", action="store_true", help="see this environment's packages and download none")
+    parser.add_argument("chapters", metavar="01", nargs="+", help='numbers of chapters, or "all"')
+    parser.add_argument("--published", action="store_true", help="at published settings instead of the quick ones")
+    parser.add_argument(
+        "--borrow",
+        metavar="PYTHON",
+        nargs="?",
+        const=sys.executable,
+        help="see the packages of this Python (without a name, of the one that runs this) and download none",
+    )
+    parser.add_argument("--report", metavar="FILE", type=Path, help="write what failed to this file, in Markdown")
     options = parser.parse_args(arguments)
-    (path,) = chapter_paths(options.chapter)
+    named = [None] if options.chapters == ["all"] else options.chapters
+    paths = [path for number in named for path in chapter_paths(number)]
     try:
-        seconds = alone(path, {} if options.published else quick_overrides(path), borrow=options.borrow)
-    except AloneError as error:
-        print(f"{path.stem} does not run alone. {error}", file=sys.stderr)
-        return 1
+        report = run(paths, options.published, options.borrow)
+    except StepError as error:
+        print(f"The chapters could not be run. {error}", file=sys.stderr)
+        report = f"The chapters could not be run. {error}\n\n{quoted(error.said)}"
     except KeyboardInterrupt:
         print("\nInterrupted: nothing was left behind.", file=sys.stderr)
         return 130
-    settings = "published" if options.published else "quick"
-    print(f"{path.stem} runs alone: {seconds:.0f} s at {settings} settings, with the installation by its set-up cell.")
-    return 0
+    if options.report:
+        options.report.write_text(report, encoding="utf-8")
+    return 1 if report else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main)
