@@ -4,7 +4,7 @@ PYTHON_IN = .venv/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book test run refresh lab serve bench repository alone clean
+.PHONY: help setup book pdf test run refresh lab serve bench repository alone versions clean
 
 help: ## List the commands
 	@echo "Unrolled: the commands"
@@ -19,6 +19,9 @@ book: setup ## Re-execute stale chapters, build the site, say where it is
 	@echo "Gathering the ledger, the status page and the front page from the chapters."
 	@$(PYTHON_IN) -m tools.pages
 	@$(PYTHON_IN) -m tools.site build
+
+pdf: setup ## Build the site and print the whole book to one PDF, with a browser
+	@$(PYTHON_IN) -m tools.pdf
 
 test: setup ## Run everything that checks the book
 	@echo "Checking the style of the code."
@@ -50,9 +53,13 @@ repository: setup ## Point the whole book at another repository: make repository
 	@test -n "$$URL" || { echo "Say which repository, as in: make repository URL=https://github.com/OWNER/NAME" >&2; exit 1; }
 	@$(PYTHON_IN) -m tools.repository "$$URL"
 
-alone: setup ## Run one notebook as a bare Colab machine would: make alone CHAPTER=01
-	@test -n "$$CHAPTER" || { echo "Say which chapter, as in: make alone CHAPTER=01" >&2; exit 1; }
-	@$(PYTHON_IN) -m tools.alone "$$CHAPTER"
+alone: setup ## Run one notebook, or all, as a bare Colab machine would: make alone CHAPTER=01
+	@test -n "$$CHAPTER" || { echo "Say which chapter, as in: make alone CHAPTER=01, or CHAPTER=all" >&2; exit 1; }
+	@$(PYTHON_IN) -m tools.alone $$CHAPTER
+
+versions: setup ## Test the package with the oldest or newest of what it needs: make versions WHICH=oldest
+	@test -n "$$WHICH" || { echo "Say which versions, as in: make versions WHICH=oldest, or WHICH=newest" >&2; exit 1; }
+	@$(PYTHON_IN) -m tools.versions "$$WHICH"
 
 clean: ## Remove what was built (.venv stays)
 	rm -rf _build .ruff_cache .hypothesis
