@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from tools.book import ROOT, claims, read, title
+from tools.book import ROOT, claims, finish, only_one, read, title
 from tools.check import colab
 
 SITE = ROOT / "_build" / "html"
@@ -189,14 +190,23 @@ class Progress(io.TextIOBase):
 
 
 def build(site: Path = SITE, root: Path = ROOT) -> list[str]:
-    """Build the site and put it at `site` if there is nothing wrong with it; what is wrong otherwise."""
+    """Build the site and put it at `site` if there is nothing wrong with it; what is wrong otherwise.
+
+    Raises BookError if a chapter cannot be read, or if another build for the same place is under way.
+    """
     from jupyter_book.sphinx import build_sphinx
     from sphinx.util.console import nocolor
 
     if not sys.stderr.isatty():
         nocolor()
+    for path in sorted((root / "chapters").glob("[0-9][0-9]-*.ipynb")):
+        read(path)  # a damaged one ends the build here in a sentence, and not in Sphinx
     site.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=site.parent, prefix="site-") as name:
+    only_build = only_one(site.parent / "running" / "site", "build of the site")
+    with only_build, tempfile.TemporaryDirectory(dir=site.parent, prefix="site-") as name:
+        for left in site.parent.glob("site-*"):  # by builds that were killed
+            if left != Path(name):
+                shutil.rmtree(left)
         new = Path(name) / "html"
         with contextlib.redirect_stdout(Progress(sys.stdout)):
             failed = build_sphinx(
@@ -263,4 +273,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    finish(lambda: main(sys.argv[1:]))
