@@ -5,7 +5,6 @@ stored outputs must come from one clean run from top to bottom; and its prose mu
 """
 
 import ast
-import json
 import re
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ import nbformat
 import yaml
 
 from tools import stamp
-from tools.book import ROOT, chapter_paths, claims, code_cells, figures, read, tags, title
+from tools.book import ROOT, chapter_paths, claims, code_cells, figures, finish, read, tags, title
 
 DEFAULT_ADDRESS = "https://github.com/unrolled-book/unrolled"
 SETUP = """\
@@ -29,6 +28,8 @@ if getattr(importlib.util.find_spec("shared"), "origin", None) is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", address], check=True)"""
 
 TAGS = {"setup", "parameters", "hero", "nbval-check-output", "solution", "hide-cell", "hide-input", "hide-output"}
+# On the site a script puts a live figure in the place of the picture of such a cell (see _static/interactive).
+TAGS |= {"interactive-descent", "interactive-truncation"}
 MAX_BYTES, MAX_LINES, MIN_ALT = 3_000_000, 25, 40
 
 CODE_BLOCK = re.compile(r"^ *(?:```.*?(?:^ *```+ *$|\Z)|~~~.*?(?:^ *~~~+ *$|\Z))", re.M | re.S)
@@ -231,8 +232,7 @@ def check_claims(notebook, path: Path, root: Path) -> Iterator[str]:
     yield from (f"the claim {name!r} is made {number} times" for name, number in ids.items() if number > 1)
     for other in sorted((root / "chapters").glob("[0-9][0-9]-*.ipynb")):
         if other.name != path.name:
-            theirs = claims(nbformat.from_dict(json.loads(other.read_text(encoding="utf-8"))))
-            for name in sorted(ids.keys() & {claim["id"] for claim in theirs}):
+            for name in sorted(ids.keys() & {claim["id"] for claim in claims(read(other))}):
                 yield f"the claim {name!r} is also made in {other.name}"
 
 
@@ -272,4 +272,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    finish(lambda: main(sys.argv[1:]))
