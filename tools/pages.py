@@ -1,29 +1,28 @@
 """Write the pages and pictures that follow from the chapters: `python -m tools.pages [--check]`.
 
-The ledger, the status page, the hero pictures, the cards of the front page and the table of the README are derived
-from the stored notebooks alone, so that they cannot disagree with them. With `--check`, nothing is written, and a file
-that is out of date is named.
+The ledger, the errata, the status page, the hero pictures, the picture of the ledger, the cards of the front page and
+the table of the README are derived from the stored notebooks (the errata from `errata.yaml` as well), so that they
+cannot disagree with them. With `--check`, nothing is written, and a file that is out of date is named.
 """
 
 import base64
 import sys
-from collections import Counter
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import yaml
 
-from tools.book import ROOT, claims, figures, read, tags, title, write_atomically
+from tools import api
+from tools.book import ROOT, claims, figures, finish, only_one, read, tags, title, write_atomically
 from tools.check import colab
+from tools.errata_page import errata_page
+from tools.ledger_page import chapter_number, filtered, ledger_page, verdict_links
+from tools.picture import described, svg
+from tools.status_page import status_page
+from tools.wording import VERDICTS, counted, how_many, in_words, table
 
-# The verdicts with the signs that a chapter's own ledger uses, and what they mean.
-VERDICTS = {
-    "reproduced": ("✓", "the whole 95 % interval satisfies the claim"),
-    "contradicted": ("✗", "the whole 95 % interval violates it"),
-    "undecided": ("?", "the interval contains both, so these runs cannot tell"),
-}
 BEGIN, END = "<!-- begin: written by tools/pages.py from the chapters -->", "<!-- end -->"
-DO_NOT_EDIT = "<!-- Written by tools/pages.py from the chapters; do not edit. -->"
 
 
 def question(notebook) -> str:
@@ -43,78 +42,6 @@ def hero(notebook) -> tuple[bytes, str] | None:
     return None
 
 
-def in_words(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    escaped = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-
-
-def counted(entries: list[dict]) -> str:
-    """ "12 claims: 9 reproduced, 1 contradicted, 2 undecided"."""
-    numbers = Counter(entry["verdict"] for entry in entries)
-    parts = ", ".join(f"{numbers[verdict]} {verdict}" for verdict in VERDICTS)
-    return f"{len(entries)} claim{'s' * (len(entries) != 1)}: {parts}"
-
-
-def ledger_page(chapters: dict) -> str:
-    entries = [claim for notebook in chapters.values() for claim in claims(notebook)]
-    meanings = "\n".join(f"- {sign} **{verdict}**: {meaning};" for verdict, (sign, meaning) in VERDICTS.items())
-    parts = [
-        DO_NOT_EDIT,
-        "# The ledger",
-        "Every chapter tests what its sources say. Each row below is one claim, what the source reports for it, and "
-        "what the runs stored in this book measured. A verdict is computed from the measurement, never typed in:",
-        meanings[:-1] + ".",
-        "A worked number, or an agreement between two computations, has no interval: it satisfies its claim or not.",
-        f"In all there are **{counted(entries)}**.",
-    ]
-    for path, notebook in chapters.items():
-        rows = [
-            [
-                claim["text"],
-                claim["source"],
-                claim["reported"],
-                f"{claim['measured']['summary']}; asked for: {claim['condition']}",
-                f"{VERDICTS[claim['verdict']][0]}&nbsp;{claim['verdict']}",
-            ]
-            for claim in claims(notebook)
-        ]
-        header = ["claim", "source", "the source reports", "measured here", "verdict"]
-        parts += [f"## {title(notebook)}", f"[The chapter](chapters/{path.name}) makes {counted(claims(notebook))}."]
-        parts += [table(header, rows)] if rows else []
-    return "\n\n".join(parts) + "\n"
-
-
-def status_page(chapters: dict) -> str:
-    rows = []
-    for path, notebook in chapters.items():
-        stamp = notebook.metadata.get("unrolled", {})
-        versions = ", ".join(f"{name} {version}" for name, version in stamp.get("versions", {}).items())
-        rows.append(
-            [
-                f"[{title(notebook)}](chapters/{path.name})",
-                in_words(stamp["seconds"]) if stamp else "not yet run",
-                stamp.get("device", ""),
-                versions,
-                ", ".join(stamp.get("data", [])),
-                stamp.get("date", ""),
-            ]
-        )
-    parts = [
-        DO_NOT_EDIT,
-        "# The runs",
-        "The outputs in this book come from the runs below, at the settings shown in each chapter's parameters cell. "
-        "A chapter is refused by the tests when its code, or the code of `shared` that it uses, is no longer the code "
-        "that ran.",
-        table(["chapter", "took", "on", "with", "data", "date"], rows) if rows else "No chapter has run yet.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
 def cards(chapters: dict, root: Path) -> str:
     """The front page's cards, one grid for each part of the table of contents that has chapters."""
     blocks = []
@@ -124,8 +51,7 @@ def cards(chapters: dict, root: Path) -> str:
         inner = [card(*by_name[name]) for name in names if name in by_name]
         if inner:
             blocks.append("\n".join([f"## {part['caption']}\n", "::::{grid} 1 1 2 2", ":gutter: 3\n", *inner, "::::"]))
-    entries = [claim for notebook in chapters.values() for claim in claims(notebook)]
-    blocks.append(f"[The ledger](ledger.md) holds {counted(entries)}." if entries else "No chapter has been run yet.")
+    blocks.append(ledger_state(chapters))
     return "\n\n".join(blocks)
 
 
@@ -137,6 +63,47 @@ def card(path: Path, notebook) -> str:
     return "\n".join([*lines, "", question(notebook), ":::", ""])
 
 
+def all_claims(chapters: dict) -> list[dict]:
+    return [claim for notebook in chapters.values() for claim in claims(notebook)]
+
+
+def ledger_state(chapters: dict) -> str:
+    """The front page's picture of the ledger, and the same numbers as text, each of which leads to its claims."""
+    entries = all_claims(chapters)
+    if not entries:
+        return "No chapter has been run yet."
+    pictures = [
+        f":::{{image}} {picture_name(theme)}\n:class: only-{theme} ledger-picture\n:alt: {described(chapters)}\n:::"
+        for theme in ("light", "dark")
+    ]
+    rows = []
+    for path, notebook in chapters.items():
+        number, made = chapter_number(path), claims(notebook)
+        rows.append([filtered(title(notebook), chapter=number), str(len(made)), *verdict_links(made, chapter=number)])
+    parts = [
+        "## The state of the ledger",
+        f"[The ledger](ledger.md) holds {counted(entries)}. A click on a number below shows those claims. Mistakes that "
+        "were found in a source stand among the [errata](errata.md).",
+        *pictures,
+        table(["chapter", "claims", *VERDICTS], rows),
+    ]
+    return "\n\n".join(parts)
+
+
+def picture_name(theme: str) -> str:
+    return f"images/ledger-{theme}.svg"
+
+
+def readme_ledger(chapters: dict) -> str:
+    """The picture of the ledger as GitHub shows it, for its light and its dark pages."""
+    words = escape(described(chapters))
+    return (
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{picture_name("dark")}">\n'
+        f'  <img alt="{words}" src="{picture_name("light")}" width="440">\n</picture>\n\n'
+        f"[The ledger](ledger.md) holds {how_many(len(all_claims(chapters)), 'claim')}."
+    )
+
+
 def readme_table(chapters: dict, root: Path) -> str:
     rows = []
     for path, notebook in chapters.items():
@@ -144,7 +111,10 @@ def readme_table(chapters: dict, root: Path) -> str:
         badge = f"[![Open in Colab](images/colab.svg)]({colab(path.name, root)})"
         took = f"{in_words(stamp['seconds'])} ({stamp['device']})" if stamp else "not yet run"
         rows.append([f"[{title(notebook)}](chapters/{path.name})", badge, took])
-    return table(["chapter", "run it", "takes"], rows) if rows else "The first chapter is being written."
+    if not rows:
+        return "The first chapter is being written."
+    parts = [table(["chapter", "run it", "takes"], rows), *([readme_ledger(chapters)] if all_claims(chapters) else [])]
+    return "\n\n".join(parts)
 
 
 def between_markers(path: Path, block: str) -> str:
@@ -161,15 +131,20 @@ def generated(root: Path = ROOT) -> Iterator[tuple[Path, str | bytes | None]]:
     """Each generated file with what it must hold; None if it must not be there."""
     chapters = {path: read(path) for path in sorted((root / "chapters").glob("[0-9][0-9]-*.ipynb"))}
     yield root / "ledger.md", ledger_page(chapters)
+    yield root / "errata.md", errata_page(chapters, root)
     yield root / "status.md", status_page(chapters)
     yield root / "intro.md", between_markers(root / "intro.md", cards(chapters, root))
     yield root / "README.md", between_markers(root / "README.md", readme_table(chapters, root))
+    for theme in ("light", "dark"):
+        yield root / picture_name(theme), svg(chapters, theme) if all_claims(chapters) else None
     pictures = {root / "images" / f"{path.stem}.png": hero(notebook) for path, notebook in chapters.items()}
     for path in sorted({*pictures, *(root / "images").glob("[0-9][0-9]-*.png")}):
         picture = pictures.get(path)
         yield path, picture[0] if picture else None
+    yield from api.pages(chapters, root)
 
 
+@only_one(ROOT / "_build" / "running" / "pages", "writing of the pages", wait=True)
 def main(arguments: list[str], root: Path = ROOT) -> int:
     wrong = []
     for path, content in list(generated(root)):  # all or nothing: an error shows before anything is written
@@ -180,8 +155,9 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
         if "--check" in arguments:
             print(f"{wrong[-1]} is out of date. Run `python -m tools.pages`.")
         elif wanted is None:
-            path.unlink()
+            path.unlink(missing_ok=True)
         else:
+            path.parent.mkdir(exist_ok=True)
             write_atomically(path, wanted)
     if "--check" in arguments:
         return 1 if wrong else 0
@@ -190,4 +166,4 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    finish(lambda: main(sys.argv[1:]))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import nbformat
 
-from tools.book import ROOT, write_atomically
+from tools.book import ROOT, finish, parsed, read_text, write_atomically
 from tools.check import DEFAULT_ADDRESS, repository
 
-FILES = ("_config.yml", "*.md", "*.cff", "pyproject.toml", ".github/workflows/*.yml", "chapters/*.ipynb")
+FILES = ("_config.yml", "*.md", "api/*.md", "*.cff", "pyproject.toml", ".github/workflows/*.yml", "chapters/*.ipynb")
 MUST_NAME_IT = ("_config.yml", "CITATION.cff", "README.md", "pyproject.toml")
 
 VALID = re.compile(r"https://github\.com/([A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))/([A-Za-z0-9._-]+?)(?:\.git)?/?")
@@ -39,10 +39,10 @@ def files(root: Path) -> list[Path]:
 
 def changed(path: Path, change: Callable[[str], str]) -> str:
     """The file's text with `change` made to it; in a notebook to the sources of its cells, not to what they stored."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     if path.suffix != ".ipynb":
         return change(text)
-    notebook = nbformat.reads(text, as_version=4)
+    notebook = parsed(text, path)
     before = [cell.source for cell in notebook.cells]
     for cell in notebook.cells:
         cell.source = change(cell.source)
@@ -61,7 +61,7 @@ def repoint(address: str, root: Path = ROOT) -> list[Path]:
         text = re.sub(rf"{HOSTS}{old_owner}/{old_name}(?![\w-])", rf"\g<1>/{new_owner}/{new_name}", text)
         return re.sub(rf"{old_owner}\.github\.io/{old_name}(?![\w-])", f"{new_owner}.github.io/{new_name}", text)
 
-    before = {path: path.read_text(encoding="utf-8") for path in files(root)}
+    before = {path: read_text(path) for path in files(root)}
     after = {path: changed(path, change) for path in before}
     different = [path for path in before if after[path] != before[path]]
     try:
@@ -82,9 +82,9 @@ def disagreements(root: Path = ROOT) -> Iterator[str]:
     former = owner_and_name(DEFAULT_ADDRESS)
     for path in files(root):
         name = path.relative_to(root)
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix == ".ipynb":
-            text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells)
+            text = "\n".join(cell.source for cell in parsed(text, path).cells)
         found = {match.groups()[-2:] for kind in (ANY_REPOSITORY, ANY_SITE) for match in kind.finditer(text)}
         found = {(owner, repo.removesuffix(".git")) for owner, repo in found}
         for other in sorted(one for one in found - {here} if one[1] == here[1] or one == former):
@@ -110,4 +110,4 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    finish(lambda: main(sys.argv[1:]))
