@@ -363,7 +363,7 @@ TOOLS = {
     "check": lambda root: check.main([]),
     "pages": lambda root: pages.main([], root),
     "site": lambda root: site.build(root / "_build" / "html", root),
-    "alone": lambda root: alone.alone(root / "chapters" / "02-bad.ipynb", {}, root=root),
+    "alone": lambda root: alone.alone(root / "chapters" / "02-bad.ipynb", {}, root, Path(sys.executable), root),
     "repository": lambda root: repository.repoint("https://github.com/jo/book", root),
     "repository --check": lambda root: list(repository.disagreements(root)),
 }

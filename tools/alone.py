@@ -62,9 +62,9 @@ def alone(path: Path, overrides: dict, folder: Path, python: Path, wheel: Path) 
     It runs in an empty folder made in `folder`, and finds the package not yet installed. Raises StepError, after the
     failing cell was shown, if it does not run to its end.
     """
+    notebook = load_notebook_node(read(path))
     here = folder / "here" / path.stem
     here.mkdir(parents=True)
-    notebook = load_notebook_node(read(path))
     if overrides:
         notebook = parameterize_notebook(notebook, overrides, kernel_name="python3", language="python")
     nbformat.write(notebook, here / path.name)

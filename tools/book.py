@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import nbformat
-import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ROOT / "chapters"
@@ -127,6 +126,17 @@ def parsed(text: str, path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number, of whomever."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace the file at `path` in one step, so that an interruption leaves the old file or the new one.
 
@@ -134,7 +144,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     for left in path.parent.glob(f".{path.name}.????????.[0-9]*"):
         process = left.suffix[1:]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
+        if process.isdigit() and not is_alive(int(process)):
             left.unlink(missing_ok=True)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".{os.getpid()}")
