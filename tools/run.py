@@ -38,9 +38,9 @@ from tools.book import (
     tags,
     write_atomically,
 )
+from tools.fresh import COLOURS
 from tools.kernel import guarded, kernel_class, stoppable
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 RUN_TIME = re.compile(r"(<!-- runtime -->).*?(<!-- /runtime -->)", re.S)  # in a chapter's title cell
 HEADING = re.compile(r"^#+ +(.*\S)", re.M)
 
