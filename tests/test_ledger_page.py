@@ -143,6 +143,33 @@ def test_claims_are_counted_by_source(tmp_path):
     assert own.count("0 |") == 2
 
 
+RECORD = """claim,verdict_then,then,verdict_now,now
+depth,reproduced,2 points,reproduced,2 points
+width,contradicted,"1 point, or less",reproduced,7 points
+faster,undecided,1.1 times,reproduced,1.2 times
+forgotten,undecided,1,reproduced,2
+"""
+
+
+def test_what_another_processor_changes_is_shown(tmp_path):
+    book = two_chapters(tmp_path / "book")
+    assert "On another processor" not in ledger_of(book.root)
+    record = book.root / "benchmarks" / "results" / "two_processors.csv"
+    record.parent.mkdir(parents=True)
+    record.write_text(RECORD)
+    assert pages.main([], book.root) == 0
+    part = ledger_of(book.root).split("## On another processor")[1]
+    assert "2 chapters ran on two. Of 3 claims, 1 came out alike" in part  # the claim that no chapter makes is left out
+    assert "and 2 with another verdict, 1 of these with the opposite one." in part
+    rows = [line for line in part.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        "| Width helps. ([section 1.2](chapters/01-first.ipynb#claim-width)) "
+        "| ✗&nbsp;contradicted, 1 point, or less | ✓&nbsp;reproduced, 7 points |",
+        "| It is faster. ([section 2.1](chapters/02-second.ipynb#claim-faster)) "
+        "| ?&nbsp;undecided, 1.1 times | ✓&nbsp;reproduced, 1.2 times |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [

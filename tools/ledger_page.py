@@ -4,10 +4,12 @@ An address such as `ledger.html#chapter=3&verdict=contradicted` shows only those
 the same address leads to the place on the page where they are listed or counted.
 """
 
+import csv
 import html
 from pathlib import Path
 
 from tools.book import claims, title
+from tools.compare import Compared
 from tools.places import claim_anchor, link, placed_claims
 from tools.sources import group, grouped
 from tools.wording import DO_NOT_EDIT, VERDICTS, counted, how_many, table, verdict_counts
@@ -83,7 +85,39 @@ def sources_part(entries: list[dict]) -> list[str]:
     ]
 
 
-def ledger_page(chapters: dict) -> str:
+def processors_part(record: Path, root: Path, chapters: dict) -> list[str]:
+    """What another processor changes: of the claims that were measured on two, those with two verdicts."""
+    where = {
+        claim["id"]: (claim["text"], place.words, path)
+        for path, notebook in chapters.items()
+        for claim, place in placed_claims(notebook)
+    }
+    with open(record, encoding="utf-8", newline="") as file:
+        rows = [row for row in map(Compared._make, list(csv.reader(file))[1:]) if row.claim in where]
+    turned = [row for row in rows if row.turned]
+    opposite = sum("undecided" not in (row.verdict_then, row.verdict_now) for row in turned)
+    shown = []
+    for row in turned:
+        words, place, path = where[row.claim]
+        on_either = [
+            f"{VERDICTS[verdict][0]}&nbsp;{verdict}, {measured}"
+            for verdict, measured in ((row.verdict_then, row.then), (row.verdict_now, row.now))
+        ]
+        shown.append([f"{words} ({link(place, path, claim_anchor(row.claim))})", *on_either])
+    return [
+        "## On another processor",
+        "The same code gives other numbers on another processor, even with the same seeds and the same versions of all "
+        "libraries: sums are rounded in another order, and training makes much of little. "
+        f"{how_many(len({where[row.claim][2] for row in rows}), 'chapter')} ran on two. Of {how_many(len(rows), 'claim')}, "
+        f"{sum(row.alike for row in rows)} came out alike to the last digit shown, and {len(turned)} with another "
+        f"verdict, {opposite} of these with the opposite one. An interval that ends near the border of its claim can "
+        "fall to either side of it, and a time belongs to its machine.",
+        table(["claim", "on one processor", "on the other"], shown),
+        f"Both runs are kept in `{record.relative_to(root).as_posix()}`. What a chapter shows now may come from more seeds.",
+    ]
+
+
+def ledger_page(chapters: dict, root: Path) -> str:
     entries = [claim for notebook in chapters.values() for claim in claims(notebook)]
     meanings = "\n".join(
         f"- {here(verdict=verdict)}{sign} **{verdict}**: {meaning};" for verdict, (sign, meaning) in VERDICTS.items()
@@ -103,4 +137,6 @@ def ledger_page(chapters: dict) -> str:
     for path, notebook in chapters.items():
         parts += chapter_part(path, notebook)
     parts += sources_part(entries) if entries else []
+    record = root / "benchmarks" / "results" / "two_processors.csv"
+    parts += processors_part(record, root, chapters) if record.exists() else []
     return "\n\n".join(parts) + "\n"

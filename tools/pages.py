@@ -130,7 +130,7 @@ def between_markers(path: Path, block: str) -> str:
 def generated(root: Path = ROOT) -> Iterator[tuple[Path, str | bytes | None]]:
     """Each generated file with what it must hold; None if it must not be there."""
     chapters = {path: read(path) for path in sorted((root / "chapters").glob("[0-9][0-9]-*.ipynb"))}
-    yield root / "ledger.md", ledger_page(chapters)
+    yield root / "ledger.md", ledger_page(chapters, root)
     yield root / "errata.md", errata_page(chapters, root)
     yield root / "status.md", status_page(chapters)
     yield root / "intro.md", between_markers(root / "intro.md", cards(chapters, root))
