@@ -16,6 +16,7 @@ from torch import Tensor
 from shared.recurrent import Cell, State, _check_kind, _parts, _starting_state
 from shared.synthetic_gradients.predictors import GradientPredictor
 from shared.synthetic_gradients.stack import _check_losses
+from shared.synthetic_gradients.windows import _predict, _side_by_side
 
 Losses = Callable[[Tensor, int], Float[Tensor, " batch"]]
 
@@ -46,9 +47,7 @@ class _Step(NamedTuple):
         """Each example's gradient for the state before: of its loss, and of what `ahead` says for the state after."""
         objective = self.losses.sum() + (self.after * ahead).sum()
         found = torch.autograd.grad(objective, self.before, retain_graph=True, allow_unused=True)
-        return torch.cat(
-            [_dense(g, part, part.shape).flatten(1) for g, part in zip(found, self.before, strict=True)], 1
-        )
+        return _side_by_side([_dense(g, part, part.shape) for g, part in zip(found, self.before, strict=True)])
 
     def jacobian(self) -> Float[Tensor, "after batch before"]:
         """The derivatives of the state after by the state before, of each example; examples must not touch each other."""
@@ -93,8 +92,8 @@ def lambda_targets(
     for t, projected_t in enumerate(projected):
         step, state = _take(cell, projected_t, state, losses_of, t)
         steps.append(step)
-    states = torch.stack([_flat(step.before).detach() for step in steps])
-    targets, end = [], torch.zeros_like(states[0]) if last else _predict(predictor, _flat(_parts(state)))
+    states = torch.stack([_side_by_side(step.before).detach() for step in steps])
+    targets, end = [], torch.zeros_like(states[0]) if last else _predict(predictor, _side_by_side(_parts(state)))
     for t in range(len(steps) - 1, -1, -1):
         ahead = end if t == len(steps) - 1 else (1 - lam) * _predict(predictor, states[t + 1]) + lam * targets[-1]
         targets.append(steps[t].pull(discount * ahead))
@@ -130,7 +129,7 @@ def accumulate_lambda(
     Raises ValueError and TypeError as `lambda_targets`, and for another predictor or trace. Then no gradient has been touched.
     """
     fresh, state = state is None, _checked(cell, inputs, lam, discount, state)
-    width, batch = _flat(_parts(state)).shape[1], inputs.shape[1]
+    width, batch = _side_by_side(_parts(state)).shape[1], inputs.shape[1]
     _check_linear(predictor, width)
     linear, like = predictor.network[0], _parts(state)[0]
     if fresh and trace is not None:
@@ -139,7 +138,7 @@ def accumulate_lambda(
     total, loss = like.new_zeros(width, width + 1), like.new_zeros(())
     for t, projected_t in enumerate(cell.project(inputs).detach().unbind(0)):
         step, state = _take(cell, projected_t, state, losses_of, t)
-        before = _flat(step.before).detach()
+        before = _side_by_side(step.before).detach()
         ahead = discount * _predict(predictor, step.after.detach())
         d = step.pull(torch.zeros_like(ahead) if last and t == len(inputs) - 1 else ahead) - _predict(predictor, before)
         if t or not fresh:
@@ -160,26 +159,11 @@ def _take(cell: Cell, projected_t: Tensor, state: State, losses_of: Losses, t: i
     losses = losses_of(y_t, t)
     _check_losses(losses, len(before[0]))
     parts = tuple(part.detach() for part in _parts(after))
-    return _Step(before, _flat(_parts(after)), losses), parts if isinstance(after, tuple) else parts[0]
-
-
-def _flat(parts: tuple[Tensor, ...]) -> Float[Tensor, "batch features"]:
-    """All tensors of a state side by side."""
-    return torch.cat([part.flatten(1) for part in parts], 1)
+    return _Step(before, _side_by_side(_parts(after)), losses), parts if isinstance(after, tuple) else parts[0]
 
 
 def _dense(gradient: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return like.new_zeros(shape) if gradient is None else gradient
-
-
-@torch.no_grad()
-def _predict(predictor: torch.nn.Module, h: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-    predicted = predictor(h, None)
-    if predicted.shape != h.shape:
-        raise ValueError(
-            f"the predictor must return the shape of the state, {tuple(h.shape)} (got {tuple(predicted.shape)})"
-        )
-    return predicted.detach()
 
 
 def _checked(cell: Cell, inputs: Tensor, lam: float, discount: float, state: State | None) -> State:

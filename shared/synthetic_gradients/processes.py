@@ -29,7 +29,8 @@ class Workers:
             run = workers.train([below, above], [predictor], inputs, labels, order, optimizer=partial(Adam, lr=1e-3))
 
     Starting takes seconds, since each process imports torch; so one set of workers can train many times, also stacks of fewer
-    pieces than there are processes. Neighbours exchange tensors in shared memory, and one thread computes in each process.
+    pieces than there are processes. Neighbours exchange tensors in shared memory. In each process one thread computes, unless `train`
+    is told otherwise.
 
     size: how many processes.
     timeout: the longest that anybody at work waits for anybody, in seconds.
@@ -160,9 +161,8 @@ class Workers:
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise TypeError(f"piece {i} and its optimizers must be known to pickle ({error})") from error
         try:
-            for control, job in zip(
-                self.controls, jobs, strict=False
-            ):  # nobody waits here for a process that does not read
+            for control, job in zip(self.controls, jobs, strict=False):
+                # in a thread, since a process that does not read would hold up the others
                 threading.Thread(target=_post, args=(control, job), daemon=True).start()
             self._gather("ready", count, STARTING)
             begun = time.perf_counter()

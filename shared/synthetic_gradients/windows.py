@@ -97,7 +97,7 @@ def window_backward(
     return Window(losses.detach().mean(), after if isinstance(end, tuple) else after[0], ahead, target)
 
 
-def _side_by_side(parts: Sequence[Tensor], layered: bool) -> Float[Tensor, "batch features"]:
+def _side_by_side(parts: Sequence[Tensor], layered: bool = False) -> Float[Tensor, "batch features"]:
     """All tensors of a state in one: (batch, …) each, or (layers, batch, hidden), as torch's own modules have them."""
     parts = [(part.transpose(0, 1) if layered else part).flatten(1) for part in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
