@@ -119,6 +119,9 @@ def processors_part(record: Path, root: Path, chapters: dict) -> list[str]:
 
 def ledger_page(chapters: dict, root: Path) -> str:
     entries = [claim for notebook in chapters.values() for claim in claims(notebook)]
+    record = root / "benchmarks" / "results" / "two_processors.csv"
+    twice = processors_part(record, root, chapters) if record.exists() else []
+    also = ", where it also says what [another processor](ledger.md#on-another-processor) made of them" if twice else ""
     meanings = "\n".join(
         f"- {here(verdict=verdict)}{sign} **{verdict}**: {meaning};" for verdict, (sign, meaning) in VERDICTS.items()
     )
@@ -131,12 +134,11 @@ def ledger_page(chapters: dict, root: Path) -> str:
         meanings[:-1] + ".",
         "A worked number, or an agreement between two computations, has no interval: it satisfies its claim or not.",
         f"In all there are **{counted(entries)}**. They are counted [by source](ledger.md#by-source) at the end of the "
-        "page. Mistakes found in a source have [a page of their own](errata.md).",
+        f"page{also}. Mistakes found in a source have [a page of their own](errata.md).",
         '<div id="ledger-filter"></div>',
     ]
     for path, notebook in chapters.items():
         parts += chapter_part(path, notebook)
     parts += sources_part(entries) if entries else []
-    record = root / "benchmarks" / "results" / "two_processors.csv"
-    parts += processors_part(record, root, chapters) if record.exists() else []
+    parts += twice
     return "\n\n".join(parts) + "\n"
