@@ -38,6 +38,12 @@ SLEEP = "while True:\n    time.sleep(1)"
 NEVER_LETS_GO = "3 ** 10**9"  # one instruction, which no other thread of the kernel can interrupt
 
 
+def _as_from_a_terminal() -> None:
+    """Hear what `nohup`, or the background of a script, has the tests ignore, and with them what they start."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def wait_until(true, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -73,7 +79,8 @@ class Line:
         command = [sys.executable, "-m", "tools.run", *arguments]
         environment = os.environ | {"TMPDIR": str(self.temporary)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, cwd=self.book.root, env=environment, **pipes) as process:
+        started = {"cwd": self.book.root, "env": environment, "preexec_fn": _as_from_a_terminal}
+        with subprocess.Popen(command, **started, **pipes) as process:
             try:
                 wait_until(lambda: self.note.exists() or process.poll() is not None)
                 assert process.poll() is None, process.communicate()
